@@ -1,0 +1,41 @@
+"""What the user got wrong: one message without a traceback, and an exit status other than 0."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import ParamSpec
+
+P = ParamSpec('P')
+
+
+class UserError(ValueError):
+    """Wrong input. The message names the key, file or value and the legal choice."""
+
+
+class MissingPathError(UserError, FileNotFoundError):
+    """A file or folder that should exist and does not."""
+
+    __str__ = ValueError.__str__
+
+
+def choice(what: str, value: object, legal: Iterable[str]) -> UserError:
+    """The error for a name that is in no table: ``what='x'`` plus the table's own names and the closest one."""
+    names = sorted(legal)
+    close = get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ''
+    return UserError(f'{what}={value!r} is not known.{hint} Legal: {", ".join(names)}.')
+
+
+def clean_exit(function: Callable[P, object]) -> Callable[P, None]:
+    """Turn a UserError of a command-line entry point into ``error: …`` on stderr and exit status 1."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except UserError as error:
+            print(f'error: {error}', file=sys.stderr)
+            sys.exit(1)
+
+    return run
