@@ -19,12 +19,17 @@ class MissingPathError(UserError, FileNotFoundError):
     __str__ = ValueError.__str__
 
 
-def choice(what: str, value: object, legal: Iterable[str]) -> UserError:
-    """The error for a name that is in no table: ``what='x'`` plus the table's own names and the closest one."""
+def suggestion(value: object, legal: Iterable[str]) -> str:
+    """`` Did you mean 'x'? Legal: x, y.`` from the table's own names."""
     names = sorted(legal)
     close = get_close_matches(str(value), names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ''
-    return UserError(f'{what}={value!r} is not known.{hint} Legal: {", ".join(names)}.')
+    return f'{hint} Legal: {", ".join(names)}.'
+
+
+def choice(key: str, value: object, legal: Iterable[str]) -> UserError:
+    """The error for a name that is in no table."""
+    return UserError(f'{key}={value} is not known.{suggestion(value, legal)}')
 
 
 def clean_exit(function: Callable[P, object]) -> Callable[P, None]:

@@ -1,0 +1,262 @@
+"""Train and evaluate a segmentation network.
+
+composer main.py yamls/deeplabv3.yaml recipe_name=mild
+"""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.core import DataSpec
+from composer.utils import dist, get_device, reproducibility
+from omegaconf import DictConfig, OmegaConf
+
+import config as config_module
+import registry
+from callbacks import SeedEachBatch, StopOnNonFiniteLoss
+from config import Config, DatasetConfig
+from data import build_dataspec
+from errors import MissingPathError, UserError, clean_exit
+from layouts import get_layout
+from model import SegmentationModel, build_model, check_names, published_init
+from transforms import EvalTransform, TrainTransform
+
+
+def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Trainer:
+    """Run a config: train it, or with ``is_train: false`` evaluate it, and return the Trainer.
+
+    Takes the typed config of ``config.load_config`` or a merged OmegaConf one.
+    """
+    cfg = config if isinstance(config, Config) else config_module.merge(OmegaConf.create(config))[0]  # type: ignore
+    check_registered(cfg)
+    check_names(cfg.model.architecture, cfg.model.backbone_arch)
+
+    # Device and ranks
+    device = get_device(None)
+    precision, autocast = choose_precision(cfg.precision, device.name)
+    microbatch_size = choose_microbatch_size(cfg.device_train_microbatch_size, device.name)
+    dist.initialize_dist(device)
+    config_module.check_batch_sizes(cfg, dist.get_world_size())
+    reproducibility.seed_all(cfg.seed)
+    say(config_module.describe(cfg, sources or {}) + '\n')
+
+    # Data
+    train_dataspec = dataspec(cfg.train_dataset, 'train', cfg) if cfg.is_train else None
+    eval_dataspec = dataspec(cfg.eval_dataset, 'val', cfg)
+
+    # Model
+    classes = get_layout(cfg.eval_dataset.name).classes
+    model = build_model(
+        **vars(cfg.model),
+        train_metrics=cfg.train_metrics,
+        autocast=autocast,
+        class_names=classes if len(classes) == cfg.model.num_classes else None,
+        init_fn=published_init,
+    )
+
+    # Optimizer and learning rate
+    optimizer = registry.build_one('optimizer', cfg.optimizer, model.parameters())
+    scheduler = registry.build_one('scheduler', cfg.scheduler)
+
+    # Recipe, callbacks, loggers
+    algorithms = registry.build('algorithms', cfg.algorithms)
+    callbacks = [SeedEachBatch(), StopOnNonFiniteLoss(), *registry.build('callbacks', cfg.callbacks)]
+    loggers = registry.build('loggers', {k: v for k, v in cfg.loggers.items() if k != 'progress_bar'})
+
+    # Trainer
+    trainer = build_trainer(
+        cfg,
+        model=model,
+        train_dataloader=train_dataspec,
+        eval_dataloader=eval_dataspec,
+        optimizers=optimizer,
+        schedulers=scheduler,
+        algorithms=algorithms,
+        callbacks=callbacks,
+        loggers=loggers,
+        progress_bar=cfg.loggers.get('progress_bar') is not None,
+        device=device,
+        precision=precision,
+        device_train_microbatch_size=microbatch_size,
+    )
+
+    # Run
+    if cfg.is_train:
+        save_config(cfg, sources or {}, trainer.state.run_name)
+        trainer.fit()
+        check_finished(trainer)
+    else:
+        trainer.eval()
+    return trainer
+
+
+def check_registered(cfg: Config) -> None:
+    """Refuse unknown algorithms, callbacks, … and wrong arguments, all of them at once."""
+    faults = [
+        *registry.check_one('optimizer', cfg.optimizer),
+        *registry.check_one('scheduler', cfg.scheduler),
+        *registry.check('algorithms', cfg.algorithms),
+        *registry.check('callbacks', cfg.callbacks),
+        *registry.check('loggers', cfg.loggers),
+    ]
+    if faults:
+        raise UserError('\n       '.join(faults))
+
+
+def choose_precision(precision: str, device: str) -> tuple[str, torch.dtype | None]:
+    """Composer's precision, and the dtype our own autocast runs the network in.
+
+    Composer has no reduced precision on a CPU; there ``bf16`` is torch's CPU autocast.
+    """
+    legal = {
+        'cpu': {'auto': ('fp32', None), 'fp32': ('fp32', None), 'bf16': ('fp32', torch.bfloat16)},
+        'gpu': {
+            'auto': ('amp_bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'amp_fp16', None),
+            'fp32': ('fp32', None),
+            'amp_fp16': ('amp_fp16', None),
+            'amp_bf16': ('amp_bf16', None),
+        },
+    }.get(device, {'auto': ('fp32', None), 'fp32': ('fp32', None)})
+    if precision not in legal:
+        needs = ' needs a GPU, and none is visible' if precision.startswith('amp') else f' is not possible on {device}'
+        raise UserError(f'precision={precision}{needs}. Legal here: {", ".join(legal)}.')
+    return legal[precision]
+
+
+def choose_microbatch_size(size: int | str | None, device: str) -> int | str | None:
+    if size == 'auto' and device != 'gpu':
+        say(f"device_train_microbatch_size=auto needs a GPU to try sizes on; on {device} it is each rank's whole batch")
+        return None
+    return size
+
+
+def dataspec(dataset: DatasetConfig, split: str, cfg: Config) -> DataSpec:
+    """The DataSpec of ``train_dataset`` or ``eval_dataset``."""
+    assert dataset.path is not None
+    cores = len(os.sched_getaffinity(0)) // dist.get_local_world_size()
+    num_workers = max(1, min(8, cores)) if dataset.num_workers is None else dataset.num_workers
+    workers = {'persistent_workers': dataset.persistent_workers, 'prefetch_factor': dataset.prefetch_factor}
+    transform = (
+        TrainTransform(
+            dataset.base_size,
+            dataset.final_size,
+            dataset.min_resize_scale,
+            dataset.max_resize_scale,
+            dataset.keep_ratio,
+        )
+        if split == 'train'
+        else EvalTransform(dataset.final_size)
+    )
+    streaming = (
+        'predownload', 'cache_limit', 'num_canonical_nodes', 'shuffle_algo',
+        'download_retry', 'download_timeout', 'validate_hash',
+    )  # fmt: skip
+    return build_dataspec(
+        path=dataset.path,
+        split=split,
+        batch_size=dataset.batch_size // dist.get_world_size(),
+        name=dataset.name,
+        is_streaming=dataset.is_streaming,
+        local=dataset.local,
+        num_classes=cfg.model.num_classes,
+        ignore_background=dataset.ignore_background,
+        transform=transform,
+        seed=cfg.seed,
+        drop_last=dataset.drop_last and split == 'train',  # every image is scored
+        shuffle=dataset.shuffle and split == 'train',
+        streaming={key: getattr(dataset, key) for key in streaming},
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        **(workers if num_workers else {}),
+    )
+
+
+def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Trainer:
+    """A Trainer; what is wrong with a checkpoint to load becomes one message."""
+    if cfg.load_path and '://' not in cfg.load_path:
+        load_path = cfg.load_path.format(rank=dist.get_global_rank(), local_rank=dist.get_local_rank())
+        if not Path(load_path).exists():
+            raise MissingPathError(f'load_path={load_path}: no such file')
+    try:
+        return Trainer(
+            model=model,
+            run_name=cfg.run_name,
+            max_duration=cfg.max_duration,
+            eval_interval=cfg.eval_interval,
+            save_folder=cfg.save_folder if cfg.is_train else None,
+            save_interval=cfg.save_interval,
+            save_num_checkpoints_to_keep=cfg.save_num_checkpoints_to_keep,
+            save_overwrite=cfg.save_overwrite,
+            load_path=cfg.load_path,
+            load_weights_only=cfg.load_weights_only or not cfg.is_train,
+            autoresume=cfg.autoresume,
+            spin_dataloaders=False,  # our datasets start where a checkpoint left off
+            seed=cfg.seed,
+            compile_config={} if cfg.compile else None,
+            python_log_level=cfg.python_log_level,
+            **kwargs,
+        )
+    except RuntimeError as error:
+        if 'state_dict' not in str(error):
+            raise
+        mismatch = next((line.strip() for line in str(error).splitlines() if 'size mismatch' in line), '')
+        raise UserError(
+            f'load_path={cfg.load_path} does not fit this model (model.architecture={cfg.model.architecture}, '
+            f'model.backbone_arch={cfg.model.backbone_arch}, model.num_classes={cfg.model.num_classes}). {mismatch}'
+        ) from error
+
+
+def check_finished(trainer: Trainer) -> None:
+    state = trainer.state
+    if state.max_duration is not None and state.timestamp < state.max_duration:
+        raise UserError(f'the run ended at {state.timestamp.batch} before its max_duration={state.max_duration}')
+
+
+def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:
+    """Keep the effective config beside the checkpoints."""
+    if cfg.save_folder and '://' not in cfg.save_folder and dist.get_global_rank() == 0:
+        config_module.save(cfg, sources, Path(cfg.save_folder.format(run_name=run_name)) / 'config.yaml')
+
+
+def summarize(cfg: Config, trainer: Trainer) -> None:
+    metrics = {key: float(metric.compute()) for key, metric in trainer.state.eval_metrics.get('eval', {}).items()}
+    images = int(trainer.state.eval_timestamp.sample)
+    say(f'\nevaluated {images} images: ' + ', '.join(f'{name} {value:.4g}' for name, value in metrics.items()))
+    if cfg.is_train and cfg.save_folder:
+        folder = cfg.save_folder.format(run_name=trainer.state.run_name)
+        say(f'checkpoints and config: {folder}')
+
+
+def ignore_known_warnings() -> None:
+    """Of the libraries, about what is meant here; a user can do nothing about them."""
+    for message in (
+        '``build_loss`` would be deprecated',  # mmseg builds a loss with each head, which is never used
+        'Default ``avg_non_ignore`` is False',
+        'The memory monitor only works on CUDA devices',
+        'Cannot split tensor of length',  # the last, smaller batch of an evaluation
+    ):
+        warnings.filterwarnings('ignore', message=re.escape(message))
+
+
+def say(line: str) -> None:
+    if dist.get_global_rank() == 0:
+        print(line, flush=True)
+
+
+@clean_exit
+def cli() -> None:
+    cfg, sources = config_module.load_config(sys.argv[1:])
+    ignore_known_warnings()
+    trainer = main(cfg, sources)
+    trainer.close()  # waits for uploads, and fails with them
+    summarize(cfg, trainer)
+
+
+if __name__ == '__main__':
+    cli()

@@ -1,0 +1,398 @@
+"""A torchvision backbone and an mmsegmentation head as one ComposerModel."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from composer.metrics import CrossEntropy, MIoU
+from composer.models import ComposerClassifier
+from composer.utils import dist
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from errors import MissingPathError, UserError, choice
+from losses import segmentation_loss
+from mmcv_ops import ensure_ops
+
+BACKBONES = (
+    'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
+    'resnext50_32x4d', 'resnext101_32x8d', 'resnext101_64x4d',
+    'wide_resnet50_2', 'wide_resnet101_2',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decode head of mmsegmentation and what it is fed.
+
+    ``stages`` are the backbone's stages the head reads (0…3), ``output_stride`` the backbone's usual one.
+    ``with_low_level`` passes stage 0 as DeepLabV3+'s low-level features (``c1``).
+    """
+
+    head: str
+    stages: tuple[int, ...]
+    output_stride: int
+    with_low_level: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES = {
+    # Dilations double with output stride 8, https://arxiv.org/abs/1802.02611 and mmsegmentation's configs.
+    'deeplabv3plus': Architecture(
+        'DepthwiseSeparableASPPHead',
+        stages=(3,),
+        output_stride=8,
+        with_low_level=True,
+        options={'dilations': (1, 12, 24, 36), 'c1_channels': 48},
+    ),
+    'deeplabv3': Architecture('ASPPHead', stages=(3,), output_stride=8, options={'dilations': (1, 12, 24, 36)}),
+    'pspnet': Architecture('PSPHead', stages=(3,), output_stride=8, options={'pool_scales': (1, 2, 3, 6)}),
+    'upernet': Architecture('UPerHead', stages=(0, 1, 2, 3), output_stride=32, options={'pool_scales': (1, 2, 3, 6)}),
+}
+
+
+class Backbone(nn.Module):
+    """The convolutional stages of a torchvision ResNet, under torchvision's own parameter names.
+
+    (B, 3, H, W) float → four feature maps at strides 4, 8, 16, 32, or less where dilated.
+    """
+
+    def __init__(self, resnet: torchvision.models.ResNet):
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the four feature maps."""
+        last = [stage[-1] for stage in self.stages]
+        return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in last]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+
+class SegmentationNetwork(nn.Module):
+    """Backbone, decode head and, in training, an auxiliary head.
+
+    (B, 3, H, W) float images → (B, num_classes, H, W) float32 logits.
+    """
+
+    def __init__(self, backbone: Backbone, classifier: nn.Module, auxiliary: nn.Module | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.auxiliary = auxiliary
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._decode(self.classifier, self.backbone(images), images)
+
+    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.auxiliary is not None
+        features = self.backbone(images)
+        return self._decode(self.classifier, features, images), self._decode(self.auxiliary, features, images)
+
+    @staticmethod
+    def _decode(head: nn.Module, features: tuple[Tensor, ...], images: Tensor) -> Tensor:
+        return F.interpolate(head(features).float(), size=images.shape[-2:], mode='bilinear', align_corners=False)
+
+
+class SegmentationModel(ComposerClassifier):
+    """A :class:`SegmentationNetwork` with CE + Dice loss, an optional auxiliary loss, MIoU and cross entropy.
+
+    ``autocast`` runs the network, not the loss, in that dtype; Composer does so itself on a GPU.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        num_classes: int,
+        *,
+        loss_fn: Callable[[Tensor, Tensor], dict[str, Tensor]],
+        auxiliary_weight: float = 0.0,
+        ignore_index: int = -1,
+        train_metrics: bool = False,
+        autocast: torch.dtype | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        metrics = MetricCollection(
+            [CrossEntropy(ignore_index=ignore_index), MIoU(num_classes=num_classes, ignore_index=ignore_index)]
+        )
+        super().__init__(
+            module=network,
+            num_classes=num_classes,
+            train_metrics=metrics.clone() if train_metrics else MetricCollection([]),
+            val_metrics=metrics,
+            loss_fn=loss_fn,
+        )
+        self.auxiliary_weight = auxiliary_weight
+        self.autocast = autocast
+        self.class_names = tuple(class_names or (f'class {index}' for index in range(num_classes)))
+        # The auxiliary logits wait here between forward and loss: the output itself stays one tensor, as MixUp needs.
+        self._auxiliary_logits: Tensor | None = None
+
+    def forward(self, batch: tuple[Tensor, Any]) -> Tensor:
+        images, _ = batch
+        device = images.device.type
+        with torch.autocast(device, dtype=self.autocast) if self.autocast else nullcontext():
+            if self.training and self.module.auxiliary is not None:
+                logits, self._auxiliary_logits = self.module.forward_with_auxiliary(images)
+                return logits
+            return self.module(images)
+
+    def loss(self, outputs: Tensor, batch: tuple[Any, Tensor], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        _, target = batch
+        loss = self._loss_fn(outputs, target)
+        if self._auxiliary_logits is not None:
+            auxiliary = self._loss_fn(self._auxiliary_logits, target)['total']
+            self._auxiliary_logits = None
+            loss = {**loss, 'total': loss['total'] + self.auxiliary_weight * auxiliary, 'auxiliary': auxiliary}
+        return loss
+
+
+def build_model(
+    *,
+    architecture: str = 'deeplabv3plus',
+    num_classes: int = 150,
+    backbone_arch: str = 'resnet101',
+    backbone_weights: str | None = None,
+    output_stride: int | None = None,
+    head_channels: int = 512,
+    auxiliary_weight: float = 0.0,
+    sync_bn: bool = True,
+    cross_entropy_weight: float = 1.0,
+    dice_weight: float = 0.0,
+    ignore_index: int = -1,
+    train_metrics: bool = False,
+    autocast: torch.dtype | None = None,
+    class_names: Sequence[str] | None = None,
+    init_fn: Callable[[nn.Module], None] | None = None,
+) -> SegmentationModel:
+    """Build the network and wrap it for Composer.
+
+    Args:
+        architecture: a row of ``ARCHITECTURES``.
+        num_classes: classes of the logits.
+        backbone_arch: one of ``BACKBONES``.
+        backbone_weights: a torchvision weights name (``IMAGENET1K_V2``), a local file with a state dict, or None.
+        output_stride: 8, 16 or 32; None is the architecture's own.
+        head_channels: width of the decode head.
+        auxiliary_weight: weight of an FCN head on stage 3; 0 builds none. mmsegmentation uses 0.4.
+        sync_bn: synchronise batch norm over the GPUs of each node where there is more than one rank.
+        init_fn: applied to the heads, and to the backbone too where it has no pretrained weights.
+        autocast: the network's dtype on a CPU; on a GPU Composer's precision decides.
+
+    Raises:
+        UserError: an unknown name, or weights that cannot be read.
+    """
+    check_names(architecture, backbone_arch)
+    row = ARCHITECTURES[architecture]
+    backbone = build_backbone(backbone_arch, backbone_weights, output_stride or row.output_stride)
+    heads: dict[str, nn.Module] = {'classifier': build_head(row, backbone.channels, head_channels, num_classes)}
+    if auxiliary_weight:
+        heads['auxiliary'] = build_auxiliary_head(backbone.channels, num_classes)
+    network = SegmentationNetwork(backbone, **heads)
+
+    if init_fn is not None:
+        for module in [*heads.values()] if has_weights(backbone_weights) else [network]:
+            module.apply(init_fn)
+    if sync_bn and dist.get_world_size() > 1 and torch.cuda.is_available():  # torch has SyncBatchNorm for GPUs only
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=node_process_group())
+
+    loss_fn = partial(
+        segmentation_loss,
+        cross_entropy_weight=cross_entropy_weight,
+        dice_weight=dice_weight,
+        ignore_index=ignore_index,
+    )
+    return SegmentationModel(
+        network,
+        num_classes,
+        loss_fn=loss_fn,
+        auxiliary_weight=auxiliary_weight,
+        ignore_index=ignore_index,
+        train_metrics=train_metrics,
+        autocast=autocast,
+        class_names=class_names,
+    )
+
+
+def check_names(architecture: str, backbone_arch: str) -> None:
+    if architecture not in ARCHITECTURES:
+        raise choice('model.architecture', architecture, ARCHITECTURES)
+    if backbone_arch not in BACKBONES:
+        raise choice('model.backbone_arch', backbone_arch, BACKBONES)
+
+
+def build_backbone(backbone_arch: str, backbone_weights: str | None, output_stride: int) -> Backbone:
+    """A ResNet without its classifier, dilated to ``output_stride``."""
+    if output_stride not in (8, 16, 32):
+        raise UserError(f'model.output_stride={output_stride} is not possible. Legal: 8, 16, 32.')
+    resnet = torchvision.models.get_model(backbone_arch, weights=None)
+    if has_weights(backbone_weights):
+        load_backbone_weights(resnet, backbone_arch, str(backbone_weights))
+    backbone = Backbone(resnet)
+    dilation = 1
+    for stage, stride in zip(backbone.stages[2:], (16, 32)):
+        if stride > output_stride:
+            dilate(stage, dilation)
+            dilation *= 2
+    return backbone
+
+
+def dilate(stage: nn.Sequential, dilation: int) -> None:
+    """Take the stride out of a stage and double the dilation that came into it.
+
+    The first 3×3 convolution keeps the incoming dilation, as torchvision's ``replace_stride_with_dilation`` has it,
+    here for basic blocks too.
+    """
+    for block in stage:
+        assert isinstance(block, (BasicBlock, Bottleneck))
+        if block.downsample is not None:
+            block.downsample[0].stride = (1, 1)
+        for conv in (module for name, module in block.named_children() if name.startswith('conv')):
+            assert isinstance(conv, nn.Conv2d)
+            if conv.kernel_size == (3, 3):
+                conv.stride, conv.dilation, conv.padding = (1, 1), (dilation, dilation), (dilation, dilation)
+                if block is stage[0]:
+                    dilation *= 2
+
+
+def has_weights(backbone_weights: str | None) -> bool:
+    return backbone_weights is not None and backbone_weights.lower() not in ('', 'none', 'null')
+
+
+def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weights: str) -> None:
+    names = {weights.name: weights for weights in torchvision.models.get_model_weights(backbone_arch)}
+    names['DEFAULT'] = torchvision.models.get_model_weights(backbone_arch).DEFAULT  # type: ignore[attr-defined]
+    if backbone_weights in names:
+        weights = names[backbone_weights]
+        try:
+            with dist.run_local_rank_zero_first():
+                state_dict = weights.get_state_dict(progress=dist.get_global_rank() == 0, check_hash=True)
+        except (URLError, OSError) as error:
+            raise UserError(
+                f'model.backbone_weights={backbone_weights}: cannot download {weights.url} ({error}). Fetch that file '
+                f'where there is a network and set model.backbone_weights=/path/to/{Path(weights.url).name}, or set '
+                'model.backbone_weights=null to train from scratch.'
+            ) from error
+    elif Path(backbone_weights).suffix or '/' in backbone_weights:
+        state_dict = read_state_dict(backbone_weights)
+    else:
+        raise choice('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
+    missing, unexpected = resnet.load_state_dict(
+        {key: value for key, value in state_dict.items() if not key.startswith('fc.')}, strict=False
+    )
+    missing = [key for key in missing if not key.startswith('fc.')]
+    if missing or unexpected:
+        raise UserError(
+            f'model.backbone_weights={backbone_weights} does not fit model.backbone_arch={backbone_arch}: '
+            f'{len(missing)} parameters are missing ({", ".join(missing[:3])} …), {len(unexpected)} are not known '
+            f'({", ".join(unexpected[:3])} …).'
+        )
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """The state dict in a file, read without running any code in it."""
+    if not Path(path).is_file():
+        raise MissingPathError(f'model.backbone_weights={path}: no such file')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
+        raise UserError(f'model.backbone_weights={path}: not a readable state dict ({type(error).__name__})') from error
+    return content.get('state_dict', content)
+
+
+def build_head(row: Architecture, channels: list[int], head_channels: int, num_classes: int) -> nn.Module:
+    """The decode head of an architecture for a backbone with these channels."""
+    options: dict[str, Any] = dict(row.options)
+    if row.with_low_level:
+        options['c1_in_channels'] = channels[0]
+    if len(row.stages) == 1:
+        options |= {'in_channels': channels[row.stages[0]], 'in_index': row.stages[0]}
+    else:
+        options |= {'in_channels': [channels[stage] for stage in row.stages], 'in_index': list(row.stages)}
+    return _mmseg_head(row.head, channels=head_channels, num_classes=num_classes, **options)
+
+
+def build_auxiliary_head(channels: list[int], num_classes: int) -> nn.Module:
+    """mmsegmentation's usual FCN head on stage 3."""
+    return _mmseg_head(
+        'FCNHead',
+        in_channels=channels[2],
+        in_index=2,
+        channels=256,
+        num_convs=1,
+        concat_input=False,
+        num_classes=num_classes,
+    )
+
+
+def _mmseg_head(name: str, **options: Any) -> nn.Module:
+    ensure_ops()
+    from mmseg.models import decode_heads
+
+    return getattr(decode_heads, name)(
+        **options, dropout_ratio=0.1, norm_cfg={'type': 'BN', 'requires_grad': True}, align_corners=False
+    )
+
+
+def published_init(module: nn.Module) -> None:
+    """Kaiming for convolutions and linear layers, ones and zeros for batch norm: MosaicML's recipe."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def node_process_group() -> Any:
+    """The process group of this rank's node; None, the group of all ranks, where there is one node."""
+    world_size, local_world_size = dist.get_world_size(), dist.get_local_world_size()
+    if world_size == local_world_size:
+        return None
+    starts = range(0, world_size, local_world_size)
+    groups = [torch.distributed.new_group(list(range(start, start + local_world_size))) for start in starts]
+    return groups[dist.get_node_rank()]
+
+
+def build_composer_deeplabv3(
+    num_classes: int,
+    backbone_arch: str = 'resnet101',
+    backbone_weights: str | None = None,
+    sync_bn: bool = True,
+    use_plus: bool = True,
+    ignore_index: int = -1,
+    cross_entropy_weight: float = 1.0,
+    dice_weight: float = 0.0,
+    init_fn: Callable[[nn.Module], None] | None = None,
+) -> ComposerClassifier:
+    """:func:`build_model` under the name and arguments of MosaicML's example."""
+    return build_model(
+        architecture='deeplabv3plus' if use_plus else 'deeplabv3',
+        num_classes=num_classes,
+        backbone_arch=backbone_arch,
+        backbone_weights=backbone_weights,
+        sync_bn=sync_bn,
+        ignore_index=ignore_index,
+        cross_entropy_weight=cross_entropy_weight,
+        dice_weight=dice_weight,
+        init_fn=init_fn,
+    )

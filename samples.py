@@ -1,0 +1,73 @@
+"""One sample: the bytes of an image and its mask, decoded, checked and augmented."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from errors import UserError
+from layouts import IGNORE_LABEL
+from transforms import EvalTransform, TrainTransform, sample_rng
+
+
+class DataError(UserError):
+    """A sample that cannot be delivered. Passes through dataloader workers as its one-line message."""
+
+
+def decode_image(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
+    """Any image PIL reads → (H, W, 3) uint8 RGB."""
+    try:
+        return np.array(_open(data).convert('RGB'))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f'damaged image {name}: {error}') from error
+
+
+def decode_mask(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
+    """A single-channel 8-bit mask → (H, W) uint8 labels; of a palette image, the indices."""
+    try:
+        mask = np.array(_open(data))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f'damaged mask {name}: {error}') from error
+    if mask.dtype == bool:
+        mask = mask.astype(np.uint8)
+    if mask.ndim == 2 and mask.dtype != np.uint8 and mask.min() >= 0 and mask.max() <= 255:
+        mask = mask.astype(np.uint8)
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(f'mask {name} must have one channel of labels 0…255; it is {mask.dtype} {mask.shape}')
+    return mask
+
+
+def _open(data: bytes | Path | Image.Image) -> Image.Image:
+    if isinstance(data, Image.Image):
+        return data
+    return Image.open(BytesIO(data) if isinstance(data, bytes) else data)
+
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """Decoded image and mask → the tensors of one sample.
+
+    ``max_label`` is the largest label a mask may hold besides 255.
+    """
+
+    transform: TrainTransform | EvalTransform
+    seed: int
+    max_label: int = IGNORE_LABEL
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, uid: str, epoch: int) -> tuple[Tensor, Tensor]:
+        """→ (3, H, W) uint8, channels last in memory, and (H, W) uint8."""
+        if image.shape[:2] != mask.shape:
+            raise DataError(f'sizes differ for sample {uid}: image {image.shape[:2]}, mask {mask.shape} (H, W)')
+        if self.max_label < IGNORE_LABEL:
+            largest = int(np.where(mask == IGNORE_LABEL, 0, mask).max())
+            if largest > self.max_label:
+                raise DataError(
+                    f'label {largest} in the mask of sample {uid} is above {self.max_label}, the largest that '
+                    'model.num_classes allows (255 is ignored). Check model.num_classes and ignore_background.'
+                )
+        image, mask = self.transform(image, mask, sample_rng(self.seed, epoch, uid))
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)

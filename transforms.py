@@ -1,0 +1,202 @@
+"""Paired augmentation of an image and its mask on uint8 arrays, and the normalisation on the device."""
+
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from layouts import IGNORE_LABEL
+
+# ImageNet's, in 0…255, as torchvision's backbones were trained.
+IMAGENET_CHANNEL_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
+IMAGENET_CHANNEL_STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+
+_GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as PIL and torchvision have it
+_RGB_TO_YIQ = np.array([_GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+cv2.setNumThreads(0)  # the dataloader's workers are the parallelism
+
+
+def sample_rng(seed: int, epoch: int, uid: str) -> np.random.Generator:
+    """The generator of one sample in one epoch: the same on any worker, rank, storage or resumed run."""
+    return np.random.default_rng((seed, epoch, zlib.crc32(uid.encode())))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a crop lies: the image is resized to ``resized``, padded by ``pad``, cropped at ``offset``, maybe flipped.
+
+    All pairs are (y, x) in pixels of the resized image.
+    """
+
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    pad: tuple[int, int]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random scale, crop, flip and photometric change, as MosaicML's recipe has them.
+
+    The side that scales is ``base_size`` times a uniform draw of ``min_resize_scale … max_resize_scale``: both sides
+    (upstream's square) or, with ``keep_ratio``, the short one, the long one at most four times ``base_size``
+    (mmsegmentation's (2048, 512)). A crop in which one class has more than ``max_class_share`` of the labelled pixels
+    is drawn again, up to ``crop_retries`` times.
+    """
+
+    base_size: int = 512
+    final_size: int = 512
+    min_resize_scale: float = 0.5
+    max_resize_scale: float = 2.0
+    keep_ratio: bool = False
+    max_class_share: float = 0.75
+    crop_retries: int = 10
+    flip_probability: float = 0.5
+    brightness: float = 32 / 255
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 18 / 255
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8 and (H, W) uint8 → the same at ``final_size``; padding is the mean colour and 255."""
+        geometry = self.draw_geometry(mask, rng)
+        image, mask = warp(image, mask, geometry, self.final_size)
+        matrix = self.draw_photometric(image[::8, ::8].mean(axis=(0, 1)), rng)
+        image = cv2.transform(image, matrix)
+        fill_padding(image, mask, geometry)
+        return image, mask
+
+    def draw_geometry(self, mask: np.ndarray, rng: np.random.Generator) -> Geometry:
+        height, width = mask.shape
+        side = self.base_size * rng.uniform(self.min_resize_scale, self.max_resize_scale)
+        if self.keep_ratio:
+            ratio = min(side / min(height, width), 4 * side / max(height, width))
+            resized = max(1, round(height * ratio)), max(1, round(width * ratio))
+        else:
+            resized = max(1, round(side)), max(1, round(side))
+        room = max(0, resized[0] - self.final_size), max(0, resized[1] - self.final_size)
+        pad = max(0, self.final_size - resized[0]) // 2, max(0, self.final_size - resized[1]) // 2
+        offset = 0, 0
+        for _ in range(self.crop_retries):
+            offset = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+            if room == (0, 0) or self._is_varied(mask, resized, offset):
+                break
+        return Geometry(resized, offset, pad, bool(rng.random() < self.flip_probability))
+
+    def _is_varied(self, mask: np.ndarray, resized: tuple[int, int], offset: tuple[int, int]) -> bool:
+        """Whether no class fills the crop. Looks at about 64×64 of its pixels, in the mask's own resolution."""
+        start = [offset[i] * mask.shape[i] // resized[i] for i in (0, 1)]
+        stop = [-(-min(offset[i] + self.final_size, resized[i]) * mask.shape[i] // resized[i]) for i in (0, 1)]
+        step = [max(1, (stop[i] - start[i]) // 64) for i in (0, 1)]
+        crop = mask[start[0] : stop[0] : step[0], start[1] : stop[1] : step[1]]
+        counts = np.bincount(crop.ravel(), minlength=256)
+        counts[[0, IGNORE_LABEL]] = 0  # 0 is "other" in ADE20K, not a class
+        return 0 < counts.max() < self.max_class_share * counts.sum()
+
+    def draw_photometric(self, mean_rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Brightness, contrast, saturation and hue, each with probability 0.5, as one affine map of RGB: (3, 4).
+
+        Each step is linear in the pixel (contrast blends with the image's mean grey, saturation with the pixel's own,
+        hue turns around the grey axis), so the chain is one matrix. Contrast comes first or last, as in SSD
+        (https://arxiv.org/abs/1512.02325).
+        """
+        matrix, shift = np.eye(3), np.zeros(3)
+        steps = ['brightness', 'saturation', 'hue']
+        steps.insert(1 if rng.random() < 0.5 else 3, 'contrast')
+        for step in steps:
+            if rng.random() < 0.5:
+                continue
+            amount = rng.uniform(-1, 1) * getattr(self, step)
+            if step == 'brightness':
+                change, offset = (1 + amount) * np.eye(3), 0.0
+            elif step == 'contrast':
+                change, offset = (1 + amount) * np.eye(3), -amount * (_GRAY @ (matrix @ mean_rgb + shift))
+            elif step == 'saturation':
+                change, offset = (1 + amount) * np.eye(3) - amount * np.outer(np.ones(3), _GRAY), 0.0
+            else:
+                cos, sin = np.cos(2 * np.pi * amount), np.sin(2 * np.pi * amount)
+                change = _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _RGB_TO_YIQ
+                offset = 0.0
+            matrix, shift = change @ matrix, change @ shift + offset
+        return np.column_stack([matrix, shift])
+
+
+def warp(image: np.ndarray, mask: np.ndarray, geometry: Geometry, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize, crop and flip in one step: only the ``size``² output pixels are ever computed.
+
+    The image is sampled bilinearly, the mask by its nearest pixel, both through the same map. Where the image shrinks
+    more than twofold it is first averaged over whole blocks, against aliasing.
+    """
+    height, width = mask.shape
+    shrink = min(height // geometry.resized[0], width // geometry.resized[1])
+    if shrink >= 2:
+        image = cv2.resize(image, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
+    return (
+        cv2.warpAffine(image, _source_map(image.shape, geometry, size), (size, size), flags=_LINEAR, borderMode=_EDGE),
+        cv2.warpAffine(mask, _source_map(mask.shape, geometry, size), (size, size), flags=_NEAREST, borderMode=_EDGE),
+    )
+
+
+_LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+_NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+_EDGE = cv2.BORDER_REPLICATE
+
+
+def _source_map(shape: tuple[int, ...], geometry: Geometry, size: int) -> np.ndarray:
+    """(2, 3) affine map from an output pixel (x, y) to the source's; pixel centres are at half integers."""
+    scale_y, scale_x = shape[0] / geometry.resized[0], shape[1] / geometry.resized[1]
+    first_y = scale_y * (0.5 + geometry.offset[0] - geometry.pad[0]) - 0.5
+    first_x = scale_x * (0.5 + geometry.offset[1] - geometry.pad[1]) - 0.5
+    if geometry.flip:
+        first_x, scale_x = first_x + scale_x * (size - 1), -scale_x
+    return np.array([[scale_x, 0, first_x], [0, scale_y, first_y]])
+
+
+def fill_padding(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> None:
+    """Overwrite, in place, what lies outside the resized image."""
+    size = mask.shape[0]
+    top, left = geometry.pad
+    bottom, right = min(size, top + geometry.resized[0]), min(size, left + geometry.resized[1])
+    if geometry.flip:
+        left, right = size - right, size - left
+    for outside in (np.s_[:top], np.s_[bottom:], np.s_[:, :left], np.s_[:, right:]):
+        image[outside] = np.round(IMAGENET_CHANNEL_MEAN)
+        mask[outside] = IGNORE_LABEL
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """The *mosaic-512sq* protocol: image and mask squashed to a square of ``final_size``."""
+
+    final_size: int = 512
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        size = (self.final_size, self.final_size)
+        return (
+            np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)),
+            np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
+        )
+
+
+@dataclass(frozen=True)
+class DeviceTransform:
+    """uint8 batch → what the network takes, on the batch's own device.
+
+    Images (B, 3, H, W) uint8 → float32, ImageNet-normalised. Masks (B, H, W) uint8 → int64 labels: ``label_offset``
+    is class 0; what lies below it, and 255, is -1.
+    """
+
+    label_offset: int = 1
+
+    def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, masks = batch
+        mean = torch.tensor(IMAGENET_CHANNEL_MEAN, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(IMAGENET_CHANNEL_STD, device=images.device).view(1, 3, 1, 1)
+        labels = (masks.long() - self.label_offset).clamp(min=-1)
+        return (images.float() - mean) / std, labels.masked_fill(masks == IGNORE_LABEL, -1)
