@@ -75,10 +75,11 @@ def get_layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def find_pairs(path: str | Path, split: str, layout: Layout) -> list[Pair]:
+def find_pairs(path: str | Path, split: str, layout: Layout, missing: list[str] | None = None) -> list[Pair]:
     """Every image of a split with its mask, sorted by file name.
 
-    ``path`` is the dataset's folder, with or without ``layout.root`` inside it.
+    ``path`` is the dataset's folder, with or without ``layout.root`` inside it. With ``missing``, images without a mask
+    are described in that list and left out.
 
     Raises:
         MissingPathError: the folder, or the mask of an image, does not exist.
@@ -94,7 +95,11 @@ def find_pairs(path: str | Path, split: str, layout: Layout) -> list[Pair]:
         if split == 'train' and uid in layout.excluded:
             continue
         if image.stem not in mask_of:
-            raise MissingPathError(f'image without mask: {image} needs {masks / image.stem}.png')
+            fault = f'image without mask: {image} needs {masks / image.stem}.png'
+            if missing is None:
+                raise MissingPathError(fault)
+            missing.append(fault)
+            continue
         if uid in pairs:
             raise UserError(f'two images with one name: {pairs[uid].image} and {image}; rename one of them')
         pairs[uid] = Pair(uid, image, mask_of[image.stem])

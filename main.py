@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import config as config_module
 import registry
-from callbacks import SeedEachBatch, StopOnNonFiniteLoss
+from callbacks import SeedEachBatch, ShowResults, StopOnNonFiniteLoss
 from config import Config, DatasetConfig
 from data import build_dataspec
 from errors import MissingPathError, UserError, clean_exit
@@ -228,9 +228,11 @@ def summarize(cfg: Config, trainer: Trainer) -> None:
     metrics = {key: float(metric.compute()) for key, metric in trainer.state.eval_metrics.get('eval', {}).items()}
     images = int(trainer.state.eval_timestamp.sample)
     say(f'\nevaluated {images} images: ' + ', '.join(f'{name} {value:.4g}' for name, value in metrics.items()))
+    for callback in trainer.state.callbacks:
+        if isinstance(callback, ShowResults) and dist.get_global_rank() == 0:
+            callback.show()
     if cfg.is_train and cfg.save_folder:
-        folder = cfg.save_folder.format(run_name=trainer.state.run_name)
-        say(f'checkpoints and config: {folder}')
+        say(f'checkpoints and config: {cfg.save_folder.format(run_name=trainer.state.run_name)}')
 
 
 def ignore_known_warnings() -> None:

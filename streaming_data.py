@@ -21,7 +21,14 @@ class StreamingSegmentation(StreamingDataset):
     """
 
     def __init__(
-        self, *, path: str, local: str | None, split: str, make_sample: SampleMaker, batch_size: int, **kwargs: Any
+        self,
+        *,
+        path: str,
+        local: str | None,
+        split: str,
+        make_sample: SampleMaker | None,
+        batch_size: int,
+        **kwargs: Any,
     ):
         remote = path if local is not None else None
         if '://' in path:
@@ -56,12 +63,16 @@ class StreamingSegmentation(StreamingDataset):
             self._raise_failure()
 
     def get_item(self, sample_id: int, retry: int = 7) -> tuple[Tensor, Tensor]:
+        assert self.make_sample is not None
+        sample = self.read(sample_id, retry)
+        name = f'{sample["uid"]} in {self.path}'
+        image, mask = decode_image(sample['x'], name), decode_mask(sample['y'], name)
+        return self.make_sample(image, mask, sample['uid'], self.current_epoch)
+
+    def read(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
+        """A sample as it is stored: ``uid`` str, ``x`` and ``y`` undecoded PIL images."""
         sample = super().get_item(sample_id, retry)
-        uid = sample['uid'].decode() if isinstance(sample['uid'], bytes) else str(sample['uid'])
-        name = f'{uid} in {self.path}'
-        return self.make_sample(
-            decode_image(sample['x'], name), decode_mask(sample['y'], name), uid, self.current_epoch
-        )
+        return {**sample, 'uid': sample['uid'].decode()}
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         try:

@@ -1,0 +1,56 @@
+# Everything is installed into .venv, nothing outside it.
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+INSTALL := $(PIP) install --prefer-binary
+STAMP := .venv/.installed
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+# Run, not looked up: a version manager's shim exists for versions that are not active.
+PYTHON ?= $(shell for c in python3 python3.12 python3.11 python3.10; do \
+	$$c -c '$(SUPPORTED)' 2>/dev/null && echo $$c && break; done)
+
+.PHONY: install demo test lint mmcv-ops clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		found=$$("$(or $(PYTHON),python3)" --version 2>/dev/null); \
+		echo "Python 3.10, 3.11 or 3.12 is needed; found $${found:-none}. Set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo 'Installing into .venv (about 3 minutes, 7 GB) …'
+	@rm -f $@
+	@$(PIP) --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+# opencv-python loads libGL, libX11 and glib, which servers lack; the headless build of the same version does not.
+# It goes over the other's files: uninstalling opencv-python first would leave mmcv without a dependency it declares.
+	@$(INSTALL) --force-reinstall --no-deps $$(sed -n 's/^opencv-python==/opencv-python-headless==/p' requirements.txt)
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python synthetic.py --path demo/data
+	test -d demo/mds/val || $(BIN)/python convert_mds.py demo/data --out demo/mds --name synthetic --overwrite
+	$(IN_VENV) composer main.py yamls/demo.yaml recipe_name=mild
+
+test: $(STAMP)
+	$(IN_VENV) python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(IN_VENV) pyright
+
+# mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
+mmcv-ops: $(STAMP)
+	@echo 'Building mmcv into .venv (5 minutes or more) …'
+	@rm -rf .venv/mmcv-wheel
+	@$(PIP) wheel --no-build-isolation --use-pep517 --no-deps -w .venv/mmcv-wheel \
+		$$(sed -n 's/^mmcv-lite==/mmcv==/p' requirements.txt)
+	@$(PIP) uninstall -y mmcv-lite
+	@$(INSTALL) --force-reinstall --no-deps .venv/mmcv-wheel/mmcv-*.whl
+
+clean:
+	rm -rf .venv demo .pytest_cache .ruff_cache __pycache__ */__pycache__
