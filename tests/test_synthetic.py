@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import scenes
 import synthetic
 from errors import UserError
 from layouts import LAYOUTS, find_pairs
-from synthetic import LAYOUT, draw_scene, write_dataset
+from scenes import LAYOUT, draw_scene
+from synthetic import write_dataset
 
 NUM_CLASSES = len(LAYOUTS['synthetic'].classes)
 Scene = tuple[np.ndarray, np.ndarray]
@@ -110,10 +112,10 @@ def test_mask_edges_lie_on_image_edges(train_scenes: list[Scene]) -> None:
 
 
 def test_a_lone_ball_is_labelled_where_it_is_painted() -> None:
-    canvas = synthetic.Canvas(np.random.default_rng(0), 64, 64)
+    canvas = scenes.Canvas(np.random.default_rng(0), 64, 64)
     canvas.image[:], canvas.label = (0, 255, 0), 6
     before = canvas.image.copy()
-    canvas.paint(synthetic.disc(30, 34, 12), np.zeros(3))
+    canvas.paint(scenes.disc(30, 34, 12), np.zeros(3))
     touched = np.abs(canvas.image - before).sum(-1) > 0
     y, x = np.mgrid[:64, :64] + 0.5
     distance = np.hypot(x - 30, y - 34)
@@ -121,7 +123,7 @@ def test_a_lone_ball_is_labelled_where_it_is_painted() -> None:
     assert (canvas.labels[distance > 12.5] == 0).all()
     assert not touched[distance > 13].any()
     assert abs((canvas.labels == 6).sum() - np.pi * 12**2) < 12
-    canvas.tint(synthetic.disc(10, 10, 6), np.zeros(3), 0.5)
+    canvas.tint(scenes.disc(10, 10, 6), np.zeros(3), 0.5)
     assert canvas.labels[10, 10] == 0
     np.testing.assert_allclose(canvas.image[10, 10], (0, 127.5, 0))
 
@@ -130,9 +132,9 @@ def test_things_are_at_least_8_pixels_across() -> None:
     names = [name for name in LAYOUT.classes if name not in ('sky', 'ground')]
     for name in names:
         for seed in range(20):
-            canvas = synthetic.Canvas(np.random.default_rng(seed), 200, 200)
+            canvas = scenes.Canvas(np.random.default_rng(seed), 200, 200)
             canvas.label = 1
-            synthetic.KINDS[name].draw(canvas, 100, 150, 0.75)  # as far away as it gets
+            scenes.KINDS[name].draw(canvas, 100, 150, 0.75)  # as far away as it gets
             y, x = np.nonzero(canvas.labels)
             assert min(np.ptp(x), np.ptp(y)) + 1 >= 8, (name, seed)
 
