@@ -62,7 +62,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Optimizer and learning rate
     optimizer = registry.build_one('optimizer', cfg.optimizer, model.parameters())
-    scheduler = registry.build_one('scheduler', cfg.scheduler)
+    scheduler = registry.build_one('scheduler', cfg.scheduler) if cfg.is_train else None
 
     # Recipe, callbacks, loggers
     algorithms = registry.build('algorithms', cfg.algorithms)
@@ -194,7 +194,7 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
             save_num_checkpoints_to_keep=cfg.save_num_checkpoints_to_keep,
             save_overwrite=cfg.save_overwrite,
             load_path=cfg.load_path,
-            load_weights_only=cfg.load_weights_only or not cfg.is_train,
+            load_weights_only=cfg.load_weights_only,
             autoresume=cfg.autoresume,
             spin_dataloaders=False,  # our datasets start where a checkpoint left off
             seed=cfg.seed,
