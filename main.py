@@ -242,6 +242,8 @@ def ignore_known_warnings() -> None:
         'Default ``avg_non_ignore`` is False',
         'The memory monitor only works on CUDA devices',
         'Cannot split tensor of length',  # the last, smaller batch of an evaluation
+        'SAM has known issues of weight mismatch',  # Composer's; sam.py has not
+        'Negative label indices are being ignored',  # MixUp, on ignored pixels
     ):
         warnings.filterwarnings('ignore', message=re.escape(message))
 

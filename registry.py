@@ -15,6 +15,7 @@ from composer.loggers import LoggerDestination, ProgressBarLogger
 
 from callbacks import CALLBACKS
 from errors import UserError, suggestion
+from sam import ResumableSAM
 
 # Names that are one word in snake case, as Composer's own modules spell them.
 _COMPOUNDS = ('MixUp', 'CutMix', 'CutOut', 'ColOut', 'BlurPool', 'WandB', 'MLFlow', 'MLPerf', 'AdamW', 'SparseAdam')
@@ -37,7 +38,7 @@ def _table(module: Any, names: Iterable[str], base: type, suffix: str = '') -> d
 
 
 REGISTRY: dict[str, Mapping[str, type]] = {
-    'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm),
+    'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm) | {'sam': ResumableSAM},
     'callbacks': _table(composer.callbacks, composer.callbacks.__all__, Callback) | CALLBACKS,
     'loggers': _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger'),
     'scheduler': _table(
