@@ -34,6 +34,12 @@ demo: $(STAMP)
 	$(BIN)/python synthetic.py --path demo/data
 	test -d demo/mds/val || $(BIN)/python convert_mds.py demo/data --out demo/mds --name synthetic --overwrite
 	$(IN_VENV) composer main.py yamls/demo.yaml recipe_name=mild
+	@echo
+	@echo 'The network is in demo/checkpoints, the picture is demo/results/predictions.png, the table demo/results/iou.csv.'
+	@echo 'Next, another recipe, or your own data as the README has it:'
+	@echo '  export PATH=$$PWD/.venv/bin:$$PATH'
+	@echo '  composer main.py yamls/demo.yaml recipe_name=medium'
+	@echo '  composer main.py yamls/deeplabv3.yaml recipe_name=mild train_dataset.path=./ade20k eval_dataset.path=./ade20k'
 
 test: $(STAMP)
 	$(IN_VENV) python -m pytest $(ARGS)

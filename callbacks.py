@@ -4,6 +4,7 @@ import csv
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class ShowResults(Callback):
         iou = iou_by_class(state)
         if dist.get_global_rank():
             return
-        names = state.model.class_names
+        names: Any = state.model.class_names
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / 'iou.csv.partial'
         with partial.open('w', newline='') as file:
@@ -99,7 +100,7 @@ class ShowResults(Callback):
 
 def iou_by_class(state: State) -> np.ndarray:
     """Intersection over union of each class over all ranks: (C,) float64, NaN where a class never occurs."""
-    metric = state.eval_metrics['eval']['MIoU']
+    metric: Any = state.eval_metrics['eval']['MIoU']
     intersection, union = metric.total_intersect.clone(), metric.total_union.clone()
     dist.all_reduce(intersection)
     dist.all_reduce(union)

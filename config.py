@@ -257,7 +257,7 @@ def _durations(config: Config) -> dict[str, str]:
 
 
 def _without(layer: DictConfig, keys: set[str]) -> DictConfig:
-    return OmegaConf.masked_copy(layer, [key for key in layer if key not in keys])
+    return OmegaConf.masked_copy(layer, [str(key) for key in layer if key not in keys])
 
 
 def _block(layer: DictConfig, key: str | None) -> DictConfig:

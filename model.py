@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import URLError
 
 import torch
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
     (B, 3, H, W) float → four feature maps at strides 4, 8, 16, 32, or less where dilated.
     """
 
-    def __init__(self, resnet: torchvision.models.ResNet):
+    def __init__(self, resnet: Any):
         super().__init__()
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
     @property
     def channels(self) -> list[int]:
         """Channels of the four feature maps."""
-        last = [stage[-1] for stage in self.stages]
+        last: list[Any] = [stage[-1] for stage in self.stages]
         return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in last]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -135,6 +135,7 @@ class SegmentationModel(ComposerClassifier):
         metrics = MetricCollection(
             [CrossEntropy(ignore_index=ignore_index), MIoU(num_classes=num_classes, ignore_index=ignore_index)]
         )
+        self.module: SegmentationNetwork
         super().__init__(
             module=network,
             num_classes=num_classes,
@@ -214,7 +215,10 @@ def build_model(
         for module in [*heads.values()] if has_weights(backbone_weights) else [network]:
             module.apply(init_fn)
     if sync_bn and dist.get_world_size() > 1 and torch.cuda.is_available():  # torch has SyncBatchNorm for GPUs only
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=node_process_group())
+        network = cast(
+            SegmentationNetwork,
+            nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=node_process_group()),
+        )
 
     loss_fn = partial(
         segmentation_loss,
@@ -266,7 +270,7 @@ def dilate(stage: nn.Sequential, dilation: int) -> None:
     for block in stage:
         assert isinstance(block, (BasicBlock, Bottleneck))
         if block.downsample is not None:
-            block.downsample[0].stride = (1, 1)
+            cast(nn.Conv2d, block.downsample.get_submodule('0')).stride = (1, 1)
         for conv in (module for name, module in block.named_children() if name.startswith('conv')):
             assert isinstance(conv, nn.Conv2d)
             if conv.kernel_size == (3, 3):

@@ -42,8 +42,8 @@ class StreamingSegmentation(StreamingDataset):
         self.resume_sample = 0
         self.current_epoch = 0
         # Streaming's own event is one a process; this one reaches all of a rank's workers, as does the message.
-        self._event = multiprocessing.Event()
-        self._failure = multiprocessing.Array('c', 1024)
+        self._event: Any = multiprocessing.Event()
+        self._failure: Any = multiprocessing.Array('c', 1024)
         super().__init__(remote=remote, local=local or path, split=split, batch_size=batch_size, **kwargs)
 
     def __str__(self) -> str:

@@ -1,0 +1,139 @@
+"""How far each architecture gets on real photographs on a CPU: trained from scratch, from a folder and from shards.
+
+    python benchmarks/real_input.py ../shared/data/camvid_ade --epochs 24
+
+Takes CamVid in ADE20K's layout (367 training and 101 validation photographs, 11 classes; not part of this package).
+Writes benchmarks/records/real_input.{json,md,png}.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / 'benchmarks' / 'records'
+SETTINGS = (
+    'recipe_name=mild', 'algorithms.ema.half_life=60ba', 'algorithms.ema.update_interval=5ba',
+    'model.num_classes=11', 'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=64',
+    'model.output_stride=16', 'train_dataset.name=camvid', 'eval_dataset.name=camvid',
+    'train_dataset.base_size=192', 'train_dataset.final_size=128', 'eval_dataset.final_size=192',
+    'train_dataset.batch_size=16', 'eval_dataset.batch_size=8', 'optimizer.lr=0.05',
+    'save_interval=100ep', 'eval_interval=100ep', 'loggers.progress_bar=null',
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Train each architecture on CamVid, from a folder and from shards.')
+    parser.add_argument('path')
+    parser.add_argument('--epochs', type=int, default=24)
+    parser.add_argument('--work', type=Path, default=ROOT / 'runs' / 'real_input')
+    options = parser.parse_args()
+    mds = options.work / 'mds'
+    if not mds.exists():
+        subprocess.run([sys.executable, 'convert_mds.py', options.path, '--out', mds, '--name', 'camvid'], cwd=ROOT)
+    record = {
+        'hardware': f'{_cpu_model()}, {len(os.sched_getaffinity(0))} cores',
+        'versions': {name: version(name) for name in ('torch', 'mosaicml', 'mosaicml-streaming', 'mmsegmentation')},
+        'commit': subprocess.run(
+            ['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+        'epochs': options.epochs,
+        'runs': [],
+    }
+    for yaml in ('deeplabv3', 'pspnet', 'upernet'):
+        for source, path in (('folder', options.path), ('shards', mds)):
+            record['runs'].append(train(yaml, source, Path(path), options))
+            write(record)
+
+
+def train(yaml: str, source: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One training run in a process of its own: wall and CPU seconds, final IoU by class."""
+    results = options.work / f'{yaml}-{source}'
+    streaming = str(source == 'shards').lower()
+    more = [f'max_duration={options.epochs}ep', f'callbacks.show_results.folder={results}']
+    for dataset in ('train_dataset', 'eval_dataset'):
+        more += [f'{dataset}.path={path}', f'{dataset}.is_streaming={streaming}']
+    command = ['main.py', f'yamls/{yaml}.yaml', *SETTINGS, *more]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    with (results / 'iou.csv').open() as file:
+        iou = {name: None if value == 'nan' else float(value) for name, value in list(csv.reader(file))[1:]}
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        'yaml': yaml,
+        'source': source,
+        'command': 'composer ' + ' '.join(command).replace(str(path), 'PATH').replace(str(options.work), 'runs'),
+        'seconds': round(seconds),
+        'cpu_seconds': round(cpu_seconds),
+        'iou': iou,
+    }
+
+
+def write(record: dict[str, Any]) -> None:
+    (RECORDS / 'real_input.json').write_text(json.dumps(record, indent=1) + '\n')
+    runs = record['runs']
+    versions = ', '.join(f'{name} {number}' for name, number in record['versions'].items())
+    lines = [
+        '# Real photographs: CamVid, from scratch, on a CPU',
+        '',
+        f'Written by `python benchmarks/real_input.py PATH --epochs {record["epochs"]}` at commit {record["commit"]}.',
+        f'{record["hardware"]}; {versions}. n = 1 run each, 101 validation photographs, each scored once.',
+        'mIoU in the *mosaic-512sq* protocol at 192×192. ResNet-18, output stride 16, no pretrained weights.',
+        'Wall times are of a machine shared with other work; CPU times are the steadier figure.',
+        '',
+        '| yaml | from | mIoU | wall | CPU |',
+        '|---|---|---|---|---|',
+        *(
+            '| {yaml} | {source} | {mean:.1%} | {seconds} s | {cpu_seconds} s |'.format(**run, mean=run['iou']['mean'])
+            for run in runs
+        ),
+        '',
+        '![IoU by class](real_input.png)',
+        '',
+        'The photographs may not be copied, so the picture shows IoU by class. The commands:',
+        '',
+        '```',
+        *(run['command'] for run in runs),
+        '```',
+    ]
+    (RECORDS / 'real_input.md').write_text('\n'.join(lines) + '\n')
+
+    figure, axis = plt.subplots(figsize=(10, 3.6), layout='constrained')
+    names = list(runs[0]['iou'])
+    width = 0.8 / len(runs)
+    for index, run in enumerate(runs):
+        left = [x + width * (index - (len(runs) - 1) / 2) for x in range(len(names))]
+        axis.bar(
+            left, [100 * (value or 0) for value in run['iou'].values()], width, label=f'{run["yaml"]}, {run["source"]}'
+        )
+    axis.set_xticks(range(len(names)), names)
+    axis.set_ylabel('IoU, %')
+    axis.set_ylim(0, 100)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.legend(frameon=False, ncols=3, fontsize=8)
+    figure.savefig(RECORDS / 'real_input.png', dpi=100)
+    plt.close(figure)
+
+
+def _cpu_model() -> str:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    return next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.processor())
+
+
+if __name__ == '__main__':
+    main()

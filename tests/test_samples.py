@@ -1,0 +1,179 @@
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samples import DataError, SampleMaker, decode_image, decode_mask
+from transforms import EvalTransform, TrainTransform
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 256, (9, 13), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, suffix: str = 'PNG') -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def indexed(labels: np.ndarray) -> Image.Image:
+    """A palette image whose colours have nothing to do with its labels."""
+    image = Image.fromarray(labels, mode='P')
+    image.putpalette([(7 * i + 3) % 256 for i in range(768)])
+    return image
+
+
+def all_sources(image: Image.Image, path: Path, suffix: str = 'PNG') -> list[bytes | Path | Image.Image]:
+    data = encoded(image, suffix)
+    path.write_bytes(data)
+    return [data, path, image]
+
+
+def colours_of_palette() -> np.ndarray:
+    return np.array([[(7 * (3 * i + c) + 3) % 256 for c in range(3)] for i in range(256)], np.uint8)[LABELS]
+
+
+GRAY = np.repeat(LABELS[:, :, None], 3, axis=2)
+IMAGES = {
+    'RGB': (Image.fromarray(RGB), RGB),
+    'grayscale': (Image.fromarray(LABELS), GRAY),
+    'RGBA': (Image.fromarray(np.dstack([RGB, LABELS])), RGB),  # transparency is dropped, not blended
+    'grayscale and alpha': (Image.fromarray(np.dstack([LABELS, LABELS[::-1]])), GRAY),
+    'palette': (indexed(LABELS), colours_of_palette()),
+    '1-bit': (Image.fromarray(LABELS > 99), np.where(GRAY > 99, 255, 0)),
+}
+
+
+@pytest.mark.parametrize('mode', IMAGES)
+def test_any_image_becomes_rgb(mode, tmp_path) -> None:
+    image, expected = IMAGES[mode]
+    for source in all_sources(image, tmp_path / 'a.png'):
+        decoded = decode_image(source, 'a')
+        assert decoded.dtype == np.uint8 and decoded.flags.writeable
+        np.testing.assert_array_equal(decoded, expected)
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    colour = Image.new('CMYK', (16, 8), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    decoded = decode_image(encoded(colour, 'JPEG'), 'a')
+    assert decoded.shape == (8, 16, 3) and decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.xfail(strict=True, reason='PIL clips 16-bit values at 255 in place of scaling them')
+def test_16_bit_png_is_scaled_to_8() -> None:
+    values = np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)
+    decoded = decode_image(encoded(Image.fromarray(values)), 'a')
+    assert np.abs(decoded.astype(int) - (values / 257)[:, :, None]).max() <= 1
+
+
+MASKS = {
+    'grayscale': (Image.fromarray(LABELS), LABELS),
+    'palette': (indexed(LABELS), LABELS),
+    '16-bit': (Image.fromarray(LABELS.astype(np.uint16)), LABELS),
+    '32-bit': (Image.fromarray(LABELS.astype(np.int32)), LABELS),
+    '1-bit': (Image.fromarray(LABELS > 99), LABELS > 99),
+}
+
+
+@pytest.mark.parametrize('mode', MASKS)
+def test_masks_keep_their_labels(mode, tmp_path) -> None:
+    image, expected = MASKS[mode]
+    suffix = 'TIFF' if mode == '32-bit' else 'PNG'
+    for source in all_sources(image, tmp_path / 'a', suffix):
+        decoded = decode_mask(source, 'a')
+        assert decoded.dtype == np.uint8
+        np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize(
+    ('image', 'described'),
+    [
+        (Image.fromarray(RGB), 'uint8 (9, 13, 3)'),
+        (Image.fromarray(np.dstack([LABELS, LABELS])), 'uint8 (9, 13, 2)'),
+        (Image.fromarray(np.full((9, 13), 256, np.uint16)), 'uint16 (9, 13)'),
+    ],
+    ids=['RGB', 'grayscale and alpha', '16-bit above 255'],
+)
+def test_masks_that_are_none_are_refused(image, described) -> None:
+    with pytest.raises(DataError, match=re.escape('mask b/7.png must have one channel')) as error:
+        decode_mask(encoded(image), 'b/7.png')
+    assert described in str(error.value)
+
+
+@pytest.mark.parametrize(('decode', 'kind'), [(decode_image, 'image'), (decode_mask, 'mask')])
+@pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('kept', [0.0, 0.1, 0.6], ids=['empty', 'header', 'most'])
+def test_a_truncated_file_is_named(decode, kind, suffix, kept, tmp_path) -> None:
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)), suffix)
+    data = data[: int(kept * len(data))]
+    (tmp_path / 'a').write_bytes(data)
+    for source in (data, tmp_path / 'a'):
+        with pytest.raises(DataError, match=f'^damaged {kind} some/name: '):
+            decode(source, 'some/name')
+
+
+@pytest.mark.parametrize('decode', [decode_image, decode_mask])
+def test_a_missing_file_is_named(decode, tmp_path) -> None:
+    with pytest.raises(DataError, match='some/name'):
+        decode(tmp_path / 'nowhere.png', 'some/name')
+
+
+@pytest.mark.xfail(strict=True, reason='DecompressionBombError is no OSError and passes as a traceback')
+@pytest.mark.parametrize('decode', [decode_image, decode_mask])
+def test_a_damaged_header_with_a_huge_size_is_named(decode) -> None:
+    data = bytearray(encoded(Image.fromarray(RGB), 'BMP'))
+    data[18:26] = (30000).to_bytes(4, 'little') * 2
+    with pytest.raises(DataError, match='some/name'):
+        decode(bytes(data), 'some/name')
+
+
+def make(max_label: int = 255, transform: TrainTransform | EvalTransform | None = None) -> SampleMaker:
+    return SampleMaker(transform or EvalTransform(9), seed=17, max_label=max_label)
+
+
+@pytest.mark.parametrize('shape', [(9, 12), (13, 9), (8, 13)])
+def test_sizes_must_agree(shape) -> None:
+    with pytest.raises(DataError, match=re.escape(f'sample 0042: image (9, 13), mask {shape}')):
+        make()(RGB, np.zeros(shape, np.uint8), '0042', 0)
+
+
+@pytest.mark.parametrize(
+    ('largest', 'max_label', 'refused'),
+    [(7, 7, False), (8, 7, True), (254, 7, True), (255, 7, False), (254, 254, False), (254, 255, False)],
+)
+def test_a_label_above_the_largest_is_named(largest, max_label, refused) -> None:
+    mask = np.full((9, 13), 255, np.uint8)
+    mask[:3] = 1
+    mask[4, 5] = largest
+    if not refused:
+        _, labels = make(max_label)(RGB, mask, '0042', 0)
+        assert set(labels.unique().tolist()) <= {1, 255, largest}
+        return
+    with pytest.raises(DataError, match=f'label {largest} in the mask of sample 0042 is above {max_label},'):
+        make(max_label)(RGB, mask, '0042', 0)
+
+
+def test_a_mask_without_labels_passes() -> None:
+    _, labels = make(7)(RGB, np.full((9, 13), 255, np.uint8), '0042', 0)
+    assert (labels == 255).all()
+
+
+def test_a_sample_is_the_transforms_under_its_own_generator() -> None:
+    transform = TrainTransform(12, 8)
+    expected = transform(RGB, LABELS, np.random.default_rng((3, 5, 0x3ABA674F)))  # crc32 of 'uid 1'
+    image, mask = SampleMaker(transform, seed=3)(RGB, LABELS, 'uid 1', 5)
+    assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((3, 8, 8), torch.uint8, (8, 8), torch.uint8)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected[0])
+    np.testing.assert_array_equal(mask.numpy(), expected[1])
+
+
+def test_images_are_channels_last_in_memory() -> None:
+    image, _ = make()(RGB, LABELS, 'a', 0)
+    assert image.stride() == (1, 27, 3)
+    batch = torch.stack([image, image])
+    assert batch.is_contiguous(memory_format=torch.channels_last)
