@@ -89,8 +89,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     # Run
     if cfg.is_train:
         save_config(cfg, sources or {}, trainer.state.run_name)
-        trainer.fit()
-        check_finished(trainer)
+        train(cfg, trainer)
     else:
         trainer.eval()
     return trainer
@@ -212,7 +211,22 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
         ) from error
 
 
-def check_finished(trainer: Trainer) -> None:
+def train(cfg: Config, trainer: Trainer) -> None:
+    """``trainer.fit``, to the end."""
+    try:
+        trainer.fit()
+    except FileExistsError as error:
+        raise UserError(
+            f'save_folder={cfg.save_folder} already holds {error.args[0].split(" may conflict")[0]}. Choose another '
+            'folder, or set save_overwrite=true, or autoresume=true to go on with that run.'
+        ) from error
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'model.architecture={cfg.model.architecture} pools to one pixel, whose batch norm needs two samples or more: '
+            'raise train_dataset.batch_size or device_train_microbatch_size to at least 2 on each rank'
+        ) from error
     state = trainer.state
     if state.max_duration is not None and state.timestamp < state.max_duration:
         raise UserError(f'the run ended at {state.timestamp.batch} before its max_duration={state.max_duration}')

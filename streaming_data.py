@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streaming import StreamingDataset
+from streaming.base.dataset import _ShardState
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -79,6 +80,8 @@ class StreamingSegmentation(StreamingDataset):
             super().prepare_shard(shard_id, blocking)
         except Exception as error:
             self._fail(error)
+            # Streaming leaves it at PREPARING, for which other workers would wait forever.
+            self._shard_states[shard_id] = _ShardState.REMOTE
             raise
 
     def on_exception(self, future: Future) -> None:

@@ -328,7 +328,10 @@ def test_all_faults_at_once(small: str):
         ('lr: 0.1', ['run.yaml: unknown key lr', 'Legal: ']),
         ('model: {num_clases: 4}', ['run.yaml: unknown key model.num_clases', "'num_classes'"]),
         ('seed: [1]', ['run.yaml', 'seed']),
-        ('recipe_name: mild\nmild: {max_durration: 1ep}', ['run.yaml: mild: unknown key max_durration', 'max_duration']),
+        (
+            'recipe_name: mild\nmild: {max_durration: 1ep}',
+            ['run.yaml: mild: unknown key max_durration', 'max_duration'],
+        ),
         ('recipe_name: mild\nmild: {seed: x}', ['run.yaml: mild', 'seed', "'x'"]),
     ],
 )

@@ -166,8 +166,7 @@ def test_an_epoch_cut_short_on_one_rank(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_too_many_samples_are_an_error_too():
-    with pytest.warns(UserWarning, match='Length of IterableDataset'):
-        assert 'was delivered 12 of the 10 samples' in fault_of(CheckedDataLoader(Stream(10, 12), batch_size=4))
+    assert 'was delivered 12 of the 10 samples' in fault_of(CheckedDataLoader(Stream(10, 12), batch_size=4))
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
@@ -298,7 +297,9 @@ def test_a_damaged_sample_is_told_in_one_line(damaged: Path, damage: Any, num_wo
     assert re.search(wanted, message)
 
 
-@pytest.mark.parametrize(('num_classes', 'ignore_background', 'largest'), [(8, True, 8), (9, False, 8), (None, True, 254)])
+@pytest.mark.parametrize(
+    ('num_classes', 'ignore_background', 'largest'), [(8, True, 8), (9, False, 8), (None, True, 254)]
+)
 def test_largest_label(damaged: Path, num_classes: int | None, ignore_background: bool, largest: int):
     mask = damaged / 'annotations/validation/ADE_val_00000002.png'
     labels = np.array(Image.open(mask))
@@ -326,7 +327,9 @@ def test_palette_and_bilevel_masks(tmp_path: Path):
         np.testing.assert_array_equal(decoded, labels)
 
 
-@pytest.mark.parametrize(('batch_size', 'drop_last', 'enough'), [(12, True, True), (13, True, False), (13, False, True)])
+@pytest.mark.parametrize(
+    ('batch_size', 'drop_last', 'enough'), [(12, True, True), (13, True, False), (13, False, True)]
+)
 def test_too_few_samples_for_a_batch(synthetic_folder: Path, batch_size: int, drop_last: bool, enough: bool):
     if enough:
         spec = spec_of(synthetic_folder, batch_size=batch_size, drop_last=drop_last)
@@ -335,7 +338,9 @@ def test_too_few_samples_for_a_batch(synthetic_folder: Path, batch_size: int, dr
     with pytest.raises(UserError) as error:
         spec_of(synthetic_folder, batch_size=batch_size, drop_last=drop_last)
     message = str(error.value)
-    assert [part for part in (str(synthetic_folder), 'train split', 'of 13', 'lower batch_size') if part not in message] == []
+    assert [
+        part for part in (str(synthetic_folder), 'train split', 'of 13', 'lower batch_size') if part not in message
+    ] == []
 
 
 def test_missing_folders(synthetic_folder: Path, damaged: Path):
