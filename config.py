@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def merge(given: DictConfig, command_line: DictConfig | None = None, *, name: st
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise UserError(f'{name}: {_one_line(error)}') from error
+        raise UserError(f'{name}: {error.full_key} is not set ({_one_line(error)})') from error
     assert isinstance(result, Config)
     check(result)
     return result, sources
@@ -215,6 +215,10 @@ def check(config: Config) -> None:
             faults.append(f'{key}.min_resize_scale={dataset.min_resize_scale} is above max_resize_scale')
         if dataset.num_workers is not None and dataset.num_workers < 0:
             faults.append(f'{key}.num_workers={dataset.num_workers} must be 0 or more')
+        if dataset.prefetch_factor < 1:
+            faults.append(f'{key}.prefetch_factor={dataset.prefetch_factor} must be 1 or more')
+    if not 0 <= config.seed < 2**32:
+        faults.append(f'seed={config.seed} must be 0 or more, and below 2**32')
     if config.autoresume and not (config.run_name and config.save_folder):
         faults.append('autoresume=true needs run_name and save_folder, by which a restarted run finds its checkpoint')
     if faults:
@@ -247,8 +251,10 @@ def describe(config: Config, sources: Mapping[str, str]) -> str:
 
 def save(config: Config, sources: Mapping[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The recipe is merged in already; named here, it would be merged over what the command line had changed.
+    sources = {**sources, 'recipe_name': f'was {config.recipe_name}, which is merged into this file'}
     partial = path.with_suffix('.partial')
-    partial.write_text(describe(config, sources) + '\n')
+    partial.write_text(describe(replace(config, recipe_name=None), sources) + '\n')
     partial.replace(path)
 
 
@@ -261,10 +267,18 @@ def _without(layer: DictConfig, keys: set[str]) -> DictConfig:
 
 
 def _block(layer: DictConfig, key: str | None) -> DictConfig:
-    return (layer.get(key) if key else None) or OmegaConf.create({})
+    block = layer.get(key) if key else None
+    if block is None:
+        return OmegaConf.create({})
+    if not isinstance(block, DictConfig):
+        raise UserError(f'{key}={block} must hold the keys this recipe changes, such as {key}.max_duration=1ep')
+    return block
 
 
 def _merge_layer(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
+    for key in ('model', 'train_dataset', 'eval_dataset'):
+        if key in layer and not isinstance(layer[key], DictConfig):
+            raise UserError(f'{source}: {key}={layer[key]} must hold keys.{suggestion(layer[key], config[key])}')
     try:
         return OmegaConf.merge(config, layer)  # type: ignore[return-value]
     except ConfigKeyError as error:

@@ -22,7 +22,7 @@ class MissingPathError(UserError, FileNotFoundError):
 def suggestion(value: object, legal: Iterable[str]) -> str:
     """`` Did you mean 'x'? Legal: x, y.`` from the table's own names."""
     names = sorted(legal)
-    close = get_close_matches(str(value), names, n=1)
+    close = get_close_matches(str(value), names, n=1) or [name for name in names if name.startswith(f'{value}_')]
     hint = f" Did you mean '{close[0]}'?" if close else ''
     return f'{hint} Legal: {", ".join(names)}.'
 

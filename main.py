@@ -224,8 +224,8 @@ def train(cfg: Config, trainer: Trainer) -> None:
         if 'more than 1 value per channel' not in str(error):
             raise
         raise UserError(
-            f'model.architecture={cfg.model.architecture} pools to one pixel, whose batch norm needs two samples or more: '
-            'raise train_dataset.batch_size or device_train_microbatch_size to at least 2 on each rank'
+            f'model.architecture={cfg.model.architecture} pools to one pixel, and its batch norm needs '
+            'two samples or more: raise train_dataset.batch_size or device_train_microbatch_size to 2 or more a rank'
         ) from error
     state = trainer.state
     if state.max_duration is not None and state.timestamp < state.max_duration:

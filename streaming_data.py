@@ -79,7 +79,10 @@ class StreamingSegmentation(StreamingDataset):
         try:
             super().prepare_shard(shard_id, blocking)
         except Exception as error:
-            self._fail(error)
+            name = self.shards[shard_id].file_pairs[0][0].basename
+            self._fail(error if name in str(error) else OSError(f'{name}: {error}'))
+            if self.streams[0].remote is not None:
+                self.shards[shard_id].evict()  # a file that failed its hash; the next run would take it unchecked
             # Streaming leaves it at PREPARING, for which other workers would wait forever.
             self._shard_states[shard_id] = _ShardState.REMOTE
             raise
@@ -105,7 +108,7 @@ class StreamingSegmentation(StreamingDataset):
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         state = super().state_dict(num_samples, from_beginning)
         if from_beginning and num_samples == 0:  # between two epochs streaming names the one that has just ended
-            state['epoch'] = self.next_epoch
+            state['epoch'] = max(state['epoch'], self.next_epoch)
         return state
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def draws(batch: int, seed: int = 17) -> tuple[float, float, float]:
 def test_draws_depend_on_seed_rank_and_batch(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(1)
     first = draws(3)
-    torch.rand(5), np.random.rand(5), random.random()
+    _ = torch.rand(5), np.random.rand(5), random.random()
     assert draws(3) == first
     others = [draws(4), draws(3, seed=18), draws(17, seed=3)]
     monkeypatch.setenv('WORLD_SIZE', '2')
@@ -182,7 +182,7 @@ def test_iou_by_class(tmp_path: Path, batch_size: int, capsys: pytest.CaptureFix
 
 
 def test_what_is_pictured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Images as they were before they were normalised, beside their truth and prediction."""
+    """Images as they were before they were normalised, beside their truth and prediction, of the last evaluation."""
     pictured: dict[str, Any] = {}
 
     def keep(path: Path, images: Any, truths: Any, predictions: Any, names: Any, title: str) -> None:
@@ -192,11 +192,16 @@ def test_what_is_pictured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predictions = torch.arange(4)[:, None, None].expand(4, 8, 8)
     truths = torch.arange(4).flip(0)[:, None, None].expand(4, 8, 8)
     images = predictions.float()[:, None].expand(4, 3, 8, 8)
+    model = Given()
     trainer = trainer_of(
-        Given(),
+        model,
         eval_dataloader=DataLoader(list(zip(images, truths)), batch_size=1),  # type: ignore[arg-type]
         callbacks=[ShowResults(str(tmp_path), num_images=4)],
     )
+    model.weight.data.fill_(-1)  # other predictions
+    trainer.eval()
+    assert [int(picture[0, 0]) for picture in pictured['predictions']] == [1, 0, 0, 0]
+    model.weight.data.fill_(1)
     trainer.eval()
     assert pictured['names'] == NAMES
     assert pictured['title'] == 'epoch 0, mean IoU 0.0%'

@@ -365,5 +365,5 @@ def test_mosaics_function(synthetic_folder: Path):
             str(synthetic_folder), False, None, batch_size=5, split=split, base_size=48, final_size=32
         )
         assert [len(images) for images, _ in spec.dataloader] == sizes
-        dataset = spec.dataloader.dataset
-        assert dataset.make_sample.transform == (TrainTransform(48, 32, 0.5, 2.0) if split == 'train' else EVAL)
+        loader: Any = spec.dataloader
+        assert loader.dataset.make_sample.transform == (TrainTransform(48, 32, 0.5, 2.0) if split == 'train' else EVAL)

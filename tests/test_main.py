@@ -287,7 +287,7 @@ BAD = {
     'weights file missing': (['model.backbone_weights=/no/file.pth'], ['/no/file.pth', 'no such file']),
     'checkpoint missing': (['load_path=/no/latest-rank{rank}.pt'], ['load_path=/no/latest-rank0.pt', 'no such file']),
     'too few samples': (['train_dataset.batch_size=64'], ['too few samples', 'batch_size']),
-    'one sample a batch': (['train_dataset.batch_size=1'], ['deeplabv3plus', 'two samples', 'train_dataset.batch_size']),
+    'one sample a batch': (['train_dataset.batch_size=1'], ['deeplabv3plus', 'two samples', 'batch_size']),
     'not streaming a bucket': (['train_dataset.path=s3://bucket/x'], ['train_dataset.path', 'is_streaming=true']),
 }  # fmt: skip
 

@@ -219,7 +219,7 @@ def recipe(name: str, folder: Any) -> Any:
 )
 def test_published_recipes(name: str, ema: Any, sam: Any, alpha: float | None, scheduler: type, tmp_path):
     config = recipe(name, tmp_path)
-    built = {
+    built: dict[type, Any] = {
         SAM if isinstance(algorithm, SAM) else type(algorithm): algorithm
         for algorithm in registry.build('algorithms', config.algorithms)
     }

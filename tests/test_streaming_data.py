@@ -222,7 +222,6 @@ def test_resumed_run_goes_on_where_it_stopped(
         assert (again['epoch'], again['sample_in_epoch']) == (epoch + 2, 0)
 
 
-@pytest.mark.xfail(strict=True, reason='the loaded epoch is forgotten until the first batch')
 def test_state_saved_right_after_it_was_loaded(synthetic_mds: Path):
     """At the boundary of two epochs, before the first batch of the resumed run."""
     with spec_of(synthetic_mds) as spec:
@@ -241,9 +240,6 @@ def remote(synthetic_mds: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(synthetic_mds, tmp_path / 'remote'))
 
 
-may_hang = pytest.mark.xfail(strict=False, reason='a worker may wait for a shard that another one failed to fetch')
-
-
 @pytest.mark.parametrize(
     ('split', 'shard', 'num_workers'),
     [
@@ -252,7 +248,7 @@ may_hang = pytest.mark.xfail(strict=False, reason='a worker may wait for a shard
         ('val', 0, 0),
         ('train', 0, 2),
         ('train', 2, 2),
-        pytest.param('val', 0, 2, marks=may_hang),
+        ('val', 0, 2),
     ],
 )
 def test_missing_shard(remote: Path, tmp_path: Path, split: str, shard: int, num_workers: int):
@@ -264,7 +260,6 @@ def test_missing_shard(remote: Path, tmp_path: Path, split: str, shard: int, num
     assert name in message
 
 
-@pytest.mark.xfail(strict=True, reason='the message does not name the shard')
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_shard_missing_from_the_folder_itself(remote: Path, split: str):
     (remote / split / 'shard.00001.mds').unlink()
@@ -274,31 +269,38 @@ def test_shard_missing_from_the_folder_itself(remote: Path, split: str):
     assert 'shard.00001.mds' in message
 
 
-@pytest.mark.xfail(strict=True, reason='the wait does not look at the failure')
-def test_waiting_for_a_shard_that_another_worker_failed_to_fetch(remote: Path, tmp_path: Path):
+def test_waiting_for_a_shard_that_another_worker_failed_to_fetch(
+    remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Its batch may come before that of the worker that failed, so that nobody would ever look at the failure."""
-    (remote / 'val' / 'shard.00001.mds').unlink()
     dataset = dataset_of(remote, 'val', local=str(tmp_path / 'cache'))
-    dataset._shard_states[1] = _ShardState.PREPARING
+    disk_is_full = threading.Event()
+
+    def fetch(shard: Any) -> int:
+        disk_is_full.wait(10)
+        raise OSError('the disk is full')
+
+    monkeypatch.setattr(dataset.streams[0], 'prepare_shard', fetch)
     faults = []
 
-    def wait() -> None:
+    def read() -> None:
         try:
             dataset[4]
         except DataError as error:
             faults.append(str(error))
 
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    waiting.join(0.3)
-    assert waiting.is_alive()
-    dataset._fail(OSError('the disk is full'))
-    waiting.join(2)
-    was_stuck = waiting.is_alive()
+    workers = [threading.Thread(target=read, daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+        worker.join(0.3)
+    assert dataset._shard_states[1] == _ShardState.PREPARING
+    disk_is_full.set()
+    for worker in workers:
+        worker.join(2)
+    were_stuck = [worker.is_alive() for worker in workers]
     dataset._shard_states[1] = _ShardState.LOCAL
-    waiting.join(5)
-    assert not was_stuck
-    assert faults == [f'cannot read a shard of {remote}/val: OSError: the disk is full']
+    assert were_stuck == [False, False]
+    assert faults == [f'cannot read a shard of {remote}/val: OSError: shard.00001.mds: the disk is full'] * 2
 
 
 def corrupt(shard: Path) -> None:
@@ -317,7 +319,6 @@ def test_corrupt_shard_with_hashes_checked(remote: Path, tmp_path: Path, split: 
     assert 'shard.00000.mds' in message or 'Checksum' in message
 
 
-@pytest.mark.xfail(strict=True, reason='the corrupt file stays in the cache, where no hash is checked')
 def test_corrupt_shard_is_not_served_by_the_next_run(remote: Path, tmp_path: Path, uninterrupted: list[Samples]):
     good = (remote / 'train' / 'shard.00000.mds').read_bytes()
     corrupt(remote / 'train' / 'shard.00000.mds')

@@ -1,0 +1,570 @@
+from contextlib import nullcontext
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from composer.algorithms.mixup import MixUp
+from composer.core import Event, State
+from composer.devices import DeviceCPU
+from composer.loggers import Logger
+from composer.loss.utils import ensure_targets_one_hot
+from composer.models import ComposerClassifier
+from torch import Tensor, nn
+from torchvision.models._api import WeightsEnum
+
+from errors import MissingPathError, UserError
+from losses import segmentation_loss
+from model import ARCHITECTURES, BACKBONES, SegmentationModel, build_backbone, build_model, published_init
+
+CLASSES = 5
+STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
+
+strides = pytest.mark.parametrize('output_stride', STRIDES)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+def tiny(architecture: str = 'pspnet', backbone_arch: str = 'resnet18', **options) -> SegmentationModel:
+    options = {'num_classes': CLASSES, 'head_channels': 8, **options}
+    return build_model(architecture=architecture, backbone_arch=backbone_arch, **options)
+
+
+def batch_of(size: tuple[int, int] = (32, 48), count: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(-1, CLASSES, (count, *size), generator=generator)
+    return torch.randn(count, 3, *size, generator=generator), labels
+
+
+def without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0
+
+
+@pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet50'])
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_every_architecture(architecture, backbone_arch) -> None:
+    model = tiny(architecture, backbone_arch)
+    assert isinstance(model, ComposerClassifier)
+    for size in [(64, 64), (65, 47), (33, 71)]:
+        images, labels = batch_of(size)
+        model.eval()
+        with torch.no_grad():
+            logits = model((images, labels))
+        assert logits.shape == (2, CLASSES, *size)
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+        assert logits.std(dim=(2, 3)).min() > 0  # looks at the image
+    model.train()
+    model.loss(model((images, labels)), (images, labels))['total'].backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    unused = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
+    assert not [name for name in unused if name.endswith('weight')]
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_images_of_a_batch_are_independent_in_evaluation(architecture) -> None:
+    model = tiny(architecture).eval()
+    images, labels = batch_of(count=3)
+    with torch.no_grad():
+        together = model((images, labels))
+        alone = torch.cat([model((image[None], None)) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'stages', 'output_stride'),
+    [('deeplabv3plus', 4, 8), ('deeplabv3', 4, 8), ('pspnet', 4, 8), ('upernet', 4, 32)],
+)
+def test_usual_output_stride(architecture, stages, output_stride) -> None:
+    features = tiny(architecture).module.backbone(torch.zeros(1, 3, 64, 64))
+    assert [64 // feature.shape[-1] for feature in features] == [*STRIDES[output_stride]]
+    assert len(features) == stages
+
+
+def test_deeplabv3plus_reads_the_low_level_features_and_deeplabv3_does_not() -> None:
+    """The head's own resolution tells: stride 4 with them, 8 without."""
+    features = tiny('deeplabv3plus').module.backbone(torch.zeros(2, 3, 64, 64))
+    assert tiny('deeplabv3plus').module.classifier(features).shape[-1] == 16
+    assert tiny('deeplabv3').module.classifier(features).shape[-1] == 8
+
+
+@pytest.mark.parametrize('architecture', ['deeplabv3plus', 'deeplabv3'])
+def test_aspp_dilations(architecture) -> None:
+    """As mmsegmentation and the paper have them at output stride 8; the first branch is a 1×1 convolution."""
+    head = tiny(architecture).module.classifier
+    dilations = [
+        m.dilation[0] for m in head.aspp_modules.modules() if isinstance(m, nn.Conv2d) and m.kernel_size > (1, 1)
+    ]
+    assert dilations == [12, 24, 36]
+
+
+@pytest.mark.parametrize('head_channels', [8, 24])
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_head_channels_and_classes(architecture, head_channels) -> None:
+    head = tiny(architecture, head_channels=head_channels, num_classes=7).module.classifier
+    assert head.conv_seg.in_channels == head_channels
+    assert head.conv_seg.out_channels == 7
+
+
+@strides
+@pytest.mark.parametrize('size', [(64, 64), (65, 47)])
+@pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet50'])
+def test_output_stride_gives_the_feature_sizes(backbone_arch, output_stride, size) -> None:
+    backbone = build_backbone(backbone_arch, None, output_stride)
+    features = backbone(torch.zeros(1, 3, *size))
+    channels = [64, 128, 256, 512] if backbone_arch == 'resnet18' else [256, 512, 1024, 2048]
+    assert backbone.channels == channels
+    for feature, count, stride in zip(features, channels, STRIDES[output_stride], strict=True):
+        assert feature.shape == (1, count, *(-(-side // stride) for side in size))
+
+
+def with_random_statistics(resnet: nn.Module) -> nn.Module:
+    """So that batch norm in evaluation is more than the identity."""
+    for module in resnet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.7, 1.3)
+    return resnet
+
+
+@pytest.mark.parametrize('backbone_arch', ['resnet50', 'resnext50_32x4d'])
+@strides
+def test_dilated_bottlenecks_equal_torchvisions(backbone_arch, output_stride) -> None:
+    dilated = [False, output_stride <= 8, output_stride <= 16]
+    resnet = torchvision.models.get_model(backbone_arch, replace_stride_with_dilation=dilated)
+    with_random_statistics(resnet).eval()
+    backbone = build_backbone(backbone_arch, None, output_stride).eval()
+    backbone.load_state_dict({k: v for k, v in resnet.state_dict().items() if not k.startswith('fc.')})
+    x = torch.randn(1, 3, 65, 47)
+    with torch.no_grad():
+        features = backbone(x)
+        x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x))))
+        for feature, stage in zip(features, (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4), strict=True):
+            x = stage(x)
+            torch.testing.assert_close(feature, x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+@pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet34', 'resnet50'])
+def test_dilation_only_fills_in_between(backbone_arch, output_stride) -> None:
+    """Of a dilated stage every second (or fourth) pixel is the one that the stage with its stride gives."""
+    strided = with_random_statistics(build_backbone(backbone_arch, None, 32)).eval()
+    dilated = build_backbone(backbone_arch, None, output_stride).eval()
+    dilated.load_state_dict(strided.state_dict())
+    images = torch.randn(1, 3, 65, 96, dtype=torch.float64)
+    steps = [stride // own for stride, own in zip(STRIDES[32], STRIDES[output_stride])]
+    with torch.no_grad():
+        for step, few, many in zip(steps, strided.double()(images), dilated.double()(images), strict=True):
+            assert many.shape[-1] == few.shape[-1] * step
+            torch.testing.assert_close(many[:, :, ::step, ::step], few)
+
+
+@pytest.mark.parametrize('backbone_arch', BACKBONES)
+def test_backbones_are_torchvisions(backbone_arch) -> None:
+    """Under its names, without its classifier, so its weight files fit."""
+    with torch.device('meta'):
+        expected = torchvision.models.get_model(backbone_arch, weights=None).state_dict()
+        backbone = build_backbone(backbone_arch, None, 8)
+    expected = {name: value.shape for name, value in expected.items() if not name.startswith('fc.')}
+    assert {name: value.shape for name, value in backbone.state_dict().items()} == expected
+    width = 1 if backbone_arch in ('resnet18', 'resnet34') else 4
+    assert backbone.channels == [64 * width, 128 * width, 256 * width, 512 * width]
+
+
+class TestInit:
+    @pytest.mark.parametrize(('layer', 'fan_in'), [(nn.Conv2d(64, 96, 3), 576), (nn.Linear(500, 300), 500)])
+    def test_kaiming(self, layer, fan_in) -> None:
+        nn.init.ones_(layer.weight)
+        published_init(layer)
+        assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.03)
+        assert layer.weight.mean().item() == pytest.approx(0, abs=3 * (2 / fan_in) ** 0.5 / layer.weight.numel() ** 0.5)
+
+    def test_grouped_convolution(self) -> None:
+        layer = nn.Conv2d(2048, 2048, 3, groups=2048)
+        published_init(layer)
+        assert layer.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.03)
+
+    def test_batch_norm(self) -> None:
+        layer = nn.BatchNorm2d(5)
+        nn.init.uniform_(layer.weight)
+        nn.init.uniform_(layer.bias)
+        published_init(layer)
+        assert layer.weight.tolist() == [1] * 5 and layer.bias.tolist() == [0] * 5
+
+    def test_reaches_the_whole_network(self) -> None:
+        network = tiny('deeplabv3plus', auxiliary_weight=0.4, init_fn=published_init).module
+        for name, layer in network.named_modules():
+            if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 3000:
+                fan_in = layer.weight[0].numel()
+                assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1), name
+            elif isinstance(layer, nn.BatchNorm2d):
+                assert (layer.weight == 1).all() and (layer.bias == 0).all(), name
+
+    def test_is_left_out_where_none_is_given(self) -> None:
+        """PyTorch's own draw is narrower: 1 / √(3 · fan in)."""
+        for init_fn, expected in ((None, 1 / (3 * 32)), (published_init, 2 / 32)):
+            weight = tiny(num_classes=150, head_channels=32, init_fn=init_fn).module.classifier.conv_seg.weight
+            assert weight.std().item() == pytest.approx(expected**0.5, rel=0.05)
+
+
+@pytest.fixture(scope='module')
+def weights_file(tmp_path_factory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp('weights') / 'mine.pth'
+    torch.save(with_random_statistics(torchvision.models.resnet18()).state_dict(), path)
+    return path
+
+
+class TestWeights:
+    @staticmethod
+    def assert_loaded(model: SegmentationModel, path: Path) -> None:
+        state_dict = torch.load(path, weights_only=True)
+        state_dict = state_dict.get('state_dict', state_dict)
+        loaded = model.module.backbone.state_dict()
+        assert set(loaded) == {name for name in state_dict if not name.startswith('fc.')}
+        assert all(torch.equal(value, state_dict[name]) for name, value in loaded.items())
+
+    @pytest.mark.parametrize('output_stride', [None, 16])
+    def test_a_local_file_is_loaded_and_only_heads_are_initialised(self, weights_file, output_stride) -> None:
+        seen = []
+        model = tiny(
+            'deeplabv3plus',
+            backbone_weights=str(weights_file),
+            output_stride=output_stride,
+            auxiliary_weight=0.4,
+            init_fn=seen.append,
+        )
+        self.assert_loaded(model, weights_file)
+        assert set(seen) == {*model.module.classifier.modules(), *model.module.auxiliary.modules()}
+
+    @pytest.mark.parametrize('backbone_weights', [None, '', 'none', 'None', 'null'])
+    def test_without_weights_everything_is_initialised(self, backbone_weights) -> None:
+        seen = []
+        model = tiny(backbone_weights=backbone_weights, init_fn=seen.append)
+        assert set(seen) == set(model.module.modules())
+
+    def test_a_file_with_its_state_dict_inside(self, weights_file, tmp_path) -> None:
+        path = tmp_path / 'inside.pth'
+        torch.save({'state_dict': torch.load(weights_file, weights_only=True), 'epoch': 3}, path)
+        self.assert_loaded(tiny(backbone_weights=str(path)), path)
+
+    def test_a_file_without_its_classifier(self, weights_file, tmp_path) -> None:
+        path = tmp_path / 'bare.pth'
+        state_dict = torch.load(weights_file, weights_only=True)
+        torch.save({name: value for name, value in state_dict.items() if not name.startswith('fc.')}, path)
+        self.assert_loaded(tiny(backbone_weights=str(path)), path)
+
+    def test_a_name_is_looked_up_for_its_own_backbone(self, weights_file, monkeypatch) -> None:
+        asked = []
+
+        def get_state_dict(self, **options):
+            asked.append((self, options['check_hash']))
+            return torch.load(weights_file, weights_only=True)
+
+        monkeypatch.setattr(WeightsEnum, 'get_state_dict', get_state_dict)
+        for name in ('IMAGENET1K_V1', 'DEFAULT'):
+            self.assert_loaded(tiny(backbone_weights=name), weights_file)
+        with pytest.raises((UserError, RuntimeError)):
+            tiny(backbone_arch='resnet50', backbone_weights='IMAGENET1K_V2')
+        first, second = (
+            torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+            torchvision.models.ResNet50_Weights.IMAGENET1K_V2,
+        )
+        assert asked == [(first, True), (first, True), (second, True)]
+
+    @pytest.mark.parametrize('fault', [URLError('no route to host'), TimeoutError('timed out')])
+    def test_without_a_network_the_file_is_named(self, monkeypatch, fault) -> None:
+        def get_state_dict(self, **options):
+            raise fault
+
+        monkeypatch.setattr(WeightsEnum, 'get_state_dict', get_state_dict)
+        with pytest.raises(UserError, match='model.backbone_weights=IMAGENET1K_V1: cannot download') as error:
+            tiny(backbone_weights='IMAGENET1K_V1')
+        message = str(error.value)
+        assert 'https://download.pytorch.org/models/resnet18-f37072fd.pth' in message
+        assert 'set model.backbone_weights=/path/to/resnet18-f37072fd.pth' in message
+        assert 'model.backbone_weights=null' in message
+        assert str(fault) in message
+
+    @pytest.mark.xfail(strict=True, reason='load_state_dict_from_url raises RuntimeError for a wrong hash')
+    def test_a_download_cut_short_is_named(self, monkeypatch) -> None:
+        def get_state_dict(self, **options):
+            raise RuntimeError('invalid hash value (expected "f37072fd", got "00000000")')
+
+        monkeypatch.setattr(WeightsEnum, 'get_state_dict', get_state_dict)
+        with pytest.raises(UserError, match='model.backbone_weights=IMAGENET1K_V1'):
+            tiny(backbone_weights='IMAGENET1K_V1')
+
+    def test_a_missing_file_is_named(self, tmp_path) -> None:
+        with pytest.raises(MissingPathError, match=f'model.backbone_weights={tmp_path}/no.pth: no such file'):
+            tiny(backbone_weights=f'{tmp_path}/no.pth')
+
+    @pytest.mark.parametrize('kept', [0, 100, 100_000])
+    def test_a_damaged_file_is_named(self, weights_file, tmp_path, kept) -> None:
+        path = tmp_path / 'damaged.pth'
+        path.write_bytes(weights_file.read_bytes()[:kept])
+        with pytest.raises(UserError, match=f'model.backbone_weights={path}: not a readable state dict'):
+            tiny(backbone_weights=str(path))
+
+    def test_no_code_in_a_file_is_run(self, tmp_path) -> None:
+        path = tmp_path / 'pickle.pth'
+        torch.save({'conv1.weight': nn.ReLU()}, path)
+        with pytest.raises(UserError, match=f'model.backbone_weights={path}: not a readable state dict'):
+            tiny(backbone_weights=str(path))
+
+    @pytest.mark.parametrize(
+        'backbone_arch',
+        [
+            'resnet34',
+            pytest.param(
+                'resnet50',
+                marks=pytest.mark.xfail(strict=True, reason='other shapes raise RuntimeError', raises=RuntimeError),
+            ),
+        ],
+    )
+    def test_a_file_of_another_backbone_is_refused(self, weights_file, backbone_arch) -> None:
+        with pytest.raises(UserError, match='does not fit') as error:
+            tiny(backbone_arch=backbone_arch, backbone_weights=str(weights_file))
+        assert f'model.backbone_weights={weights_file}' in str(error.value)
+        assert f'model.backbone_arch={backbone_arch}' in str(error.value)
+
+    def test_a_file_of_something_else_is_refused(self, tmp_path) -> None:
+        path = tmp_path / 'else.pth'
+        torch.save({'encoder.weight': torch.zeros(3)}, path)
+        with pytest.raises(UserError, match=r'100 parameters are missing \(conv1.weight, .*1 are not known \(encoder'):
+            tiny(backbone_weights=str(path))
+
+    @pytest.mark.xfail(strict=True, reason='content.get of what is no dict', raises=AttributeError)
+    def test_a_file_without_a_dict_is_refused(self, tmp_path) -> None:
+        path = tmp_path / 'list.pth'
+        torch.save([torch.zeros(3)], path)
+        with pytest.raises(UserError, match=f'model.backbone_weights={path}'):
+            tiny(backbone_weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message', 'legal'),
+    [
+        (
+            {'architecture': 'deeplabv3pluss'},
+            "model.architecture=deeplabv3pluss is not known. Did you mean 'deeplabv3plus'?",
+            ARCHITECTURES,
+        ),
+        (
+            {'backbone_arch': 'resnet19'},
+            'model.backbone_arch=resnet19 is not known. Did you mean ',
+            BACKBONES,
+        ),
+        ({'backbone_arch': 'vgg16'}, 'model.backbone_arch=vgg16', BACKBONES),
+        ({'output_stride': 4}, 'model.output_stride=4 is not possible', ('8', '16', '32')),
+        pytest.param(
+            {'output_stride': 0},
+            'model.output_stride=0 is not possible',
+            ('8', '16', '32'),
+            marks=pytest.mark.xfail(strict=True, reason='0 is taken for None'),
+        ),
+        (
+            {'backbone_weights': 'IMAGENET1K_V2'},  # a ResNet-18 has only V1
+            "model.backbone_weights=IMAGENET1K_V2 is not known. Did you mean 'IMAGENET1K_V1'?",
+            ('DEFAULT', 'null', '/path/to/file.pth'),
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_name_is_answered_with_the_legal_ones(options, message, legal) -> None:
+    with pytest.raises(UserError) as error:
+        tiny(**options)
+    assert message in str(error.value)
+    listed = str(error.value).partition('Legal: ')[2].removesuffix('.').split(', ')
+    assert set(legal) <= set(listed)
+
+
+class TestLoss:
+    WEIGHTS = {'cross_entropy_weight': 0.375, 'dice_weight': 1.125}
+
+    @pytest.mark.parametrize('auxiliary_weight', [0.4, 1.0])
+    def test_auxiliary_loss_is_added_in_training(self, auxiliary_weight) -> None:
+        model = tiny('pspnet', auxiliary_weight=auxiliary_weight, **self.WEIGHTS)
+        without_dropout(model)
+        batch = batch_of()
+        logits = model(batch)
+        loss = model.loss(logits, batch)
+        expected_logits, auxiliary_logits = model.module.forward_with_auxiliary(batch[0])
+        assert auxiliary_logits.shape == logits.shape and not torch.allclose(auxiliary_logits, logits, atol=0.01)
+        main = segmentation_loss(expected_logits, batch[1], **self.WEIGHTS)
+        auxiliary = segmentation_loss(auxiliary_logits, batch[1], **self.WEIGHTS)['total']
+        assert set(loss) == {'total', 'cross_entropy', 'dice', 'auxiliary'}
+        torch.testing.assert_close(logits, expected_logits)
+        torch.testing.assert_close(loss['auxiliary'], auxiliary)
+        torch.testing.assert_close(loss['total'], main['total'] + auxiliary_weight * auxiliary)
+        torch.testing.assert_close(loss['dice'], main['dice'])
+
+    def test_auxiliary_logits_come_from_stage_3(self) -> None:
+        network = tiny('pspnet', auxiliary_weight=0.4).module.eval()
+        features = [torch.randn(2, count, 6, 6) for count in network.backbone.channels]
+        expected = network.auxiliary(features)
+        for stage in (0, 1, 3):
+            features[stage] = torch.randn_like(features[stage])
+        assert torch.equal(network.auxiliary(features), expected)
+        features[2] = torch.randn_like(features[2])
+        assert not torch.allclose(network.auxiliary(features), expected)
+
+    def test_no_auxiliary_in_evaluation(self) -> None:
+        model = tiny('pspnet', auxiliary_weight=0.4, **self.WEIGHTS)
+        calls = []
+        model.module.auxiliary.register_forward_hook(lambda *_: calls.append(1))
+        batch = batch_of()
+        model.loss(model(batch), batch)
+        assert len(calls) == 1
+        model.eval()
+        logits = model(batch)
+        loss = model.loss(logits, batch)
+        assert len(calls) == 1
+        assert set(loss) == {'total', 'cross_entropy', 'dice'}
+        torch.testing.assert_close(loss['total'], segmentation_loss(logits, batch[1], **self.WEIGHTS)['total'])
+
+    def test_no_auxiliary_by_default(self) -> None:
+        model = tiny()
+        assert model.module.auxiliary is None
+        assert set(model.loss(model(batch_of()), batch_of())) == {'total', 'cross_entropy'}
+
+    def test_auxiliary_head_learns(self) -> None:
+        model = tiny('pspnet', auxiliary_weight=0.4)
+        model.loss(model(batch_of()), batch_of())['total'].backward()
+        assert model.module.auxiliary.conv_seg.weight.grad.any()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+    @pytest.mark.parametrize('auxiliary_weight', [0.0, 0.4])
+    def test_forward_returns_one_tensor_and_loss_takes_mixups_targets(self, auxiliary_weight) -> None:
+        model = tiny('pspnet', auxiliary_weight=auxiliary_weight, **self.WEIGHTS)
+        without_dropout(model)
+        images, labels = batch_of()
+        logits = model((images, labels))
+        assert isinstance(logits, Tensor)
+        one_hot = ensure_targets_one_hot(logits, labels)
+        dense = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+        loss = model.loss(logits, (images, dense))
+        main = segmentation_loss(logits, dense, **self.WEIGHTS)['total']
+        expected = main + auxiliary_weight * loss.get('auxiliary', torch.zeros(()))
+        torch.testing.assert_close(loss['total'], expected)
+        loss['total'].backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+    def test_composers_mixup_trains_it(self, monkeypatch) -> None:
+        """Through the algorithm's own code, with a ratio and an order that are known."""
+        monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_mixing_coef', lambda alpha: 0.3)
+        monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_indices', lambda count: torch.tensor([1, 0]))
+        model = tiny('pspnet', auxiliary_weight=0.4, **self.WEIGHTS)
+        without_dropout(model)
+        images, labels = batch_of()
+        state = State(model=model, rank_zero_seed=0, run_name='test', device=DeviceCPU())
+        state.batch = images, labels
+        logger, mixup = Logger(state), MixUp(alpha=0.5)
+        mixup.apply(Event.BEFORE_FORWARD, state, logger)
+        state.outputs = model(state.batch)
+        mixup.apply(Event.BEFORE_LOSS, state, logger)
+        loss = model.loss(state.outputs, state.batch)
+
+        one_hot = F.one_hot(labels + 1, CLASSES + 1).movedim(-1, 1)[:, 1:]
+        dense = 0.7 * one_hot + 0.3 * one_hot.flip(0)
+        outputs = model.module.forward_with_auxiliary(0.7 * images + 0.3 * images.flip(0))
+        main, auxiliary = (segmentation_loss(logits, dense, **self.WEIGHTS)['total'] for logits in outputs)
+        torch.testing.assert_close(loss['total'], main + 0.4 * auxiliary)
+
+    def test_ignore_index_reaches_loss_and_metrics(self) -> None:
+        model = tiny(ignore_index=3)
+        batch = batch_of()[0], batch_of()[1].clamp(min=0)
+        logits = model(batch)
+        expected = F.cross_entropy(logits, batch[1], ignore_index=3)
+        torch.testing.assert_close(model.loss(logits, batch)['total'], expected)
+        for name, metric in model.get_metrics().items():
+            model.update_metric(batch, logits, metric)
+            assert metric.ignore_index == 3, name
+        torch.testing.assert_close(model.val_metrics['CrossEntropy'].compute(), expected)
+
+
+class TestPrecision:
+    def test_bfloat16_is_close_to_float32(self) -> None:
+        model = tiny('deeplabv3plus', init_fn=published_init).eval()
+        images, _ = batch_of()
+        with torch.no_grad():
+            full = model((images, None))
+            model.autocast = torch.bfloat16
+            half = model((images, None))
+        assert half.dtype == torch.float32
+        difference = (half - full).norm() / full.norm()
+        assert 1e-4 < difference < 0.05
+
+    def test_autocast_covers_the_network_and_not_the_loss(self) -> None:
+        model = tiny('pspnet', autocast=torch.bfloat16, auxiliary_weight=0.4)
+        seen = {}
+        for name in ('backbone.conv1', 'classifier.conv_seg', 'auxiliary.conv_seg'):
+            layer = model.module.get_submodule(name)
+            layer.register_forward_hook(lambda *args, name=name: seen.update({name: args[2].dtype}))
+        batch = batch_of()
+        logits = model(batch)
+        assert set(seen.values()) == {torch.bfloat16} and len(seen) == 3
+        loss = model.loss(logits, batch)
+        assert {value.dtype for value in loss.values()} == {torch.float32}
+        loss['total'].backward()
+        assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+    @pytest.mark.parametrize('outer', [False, True])
+    def test_without_autocast_the_callers_precision_holds(self, outer) -> None:
+        """Composer puts its own autocast around forward."""
+        model = tiny()
+        seen = []
+        model.module.backbone.conv1.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+        with torch.autocast('cpu', torch.bfloat16) if outer else nullcontext():
+            assert model(batch_of()).dtype == torch.float32
+        assert seen == [torch.bfloat16 if outer else torch.float32]
+
+    def test_logits_are_resized_in_float32(self) -> None:
+        """Interpolated in bfloat16 neighbouring pixels would collapse onto a few values."""
+        model = tiny('upernet', autocast=torch.bfloat16).eval()
+        with torch.no_grad():
+            logits = model(batch_of((64, 64)))
+        assert not torch.equal(logits, logits.bfloat16().float())
+
+
+class TestMetrics:
+    def test_training_metrics_are_asked_for(self) -> None:
+        assert tiny().get_metrics(is_train=True) == {}
+        assert set(tiny(train_metrics=True).get_metrics(is_train=True)) == {'CrossEntropy', 'MIoU'}
+        assert set(tiny().get_metrics(is_train=False)) == {'CrossEntropy', 'MIoU'}
+
+    def test_training_and_evaluation_count_apart(self) -> None:
+        model = tiny(train_metrics=True)
+        train, val = model.get_metrics(is_train=True), model.get_metrics(is_train=False)
+        assert not {id(metric) for metric in train.values()} & {id(metric) for metric in val.values()}
+
+    def test_values(self) -> None:
+        """Class 0 is 2 of 3 right and once too many: 2/4; class 1 is 1 of 2: 1/3; 2…4 do not occur; one is ignored."""
+        model = tiny()
+        labels = torch.tensor([[[0, 0, 0, 1, 1, -1]]])
+        predicted = torch.tensor([[[0, 0, 1, 0, 1, 0]]])
+        logits = 10.0 * F.one_hot(predicted, CLASSES).movedim(-1, 1)
+        metrics = model.get_metrics()
+        for metric in metrics.values():
+            model.update_metric((None, labels), logits, metric)
+        assert metrics['MIoU'].compute().item() == pytest.approx(100 * (1 / 2 + 1 / 3) / 2, rel=1e-4)
+        expected = F.cross_entropy(logits, labels, ignore_index=-1)
+        torch.testing.assert_close(metrics['CrossEntropy'].compute(), expected)
+
+
+def test_class_names() -> None:
+    assert tiny(class_names=['a', 'b', 'c', 'd', 'e']).class_names == ('a', 'b', 'c', 'd', 'e')
+    assert tiny().class_names == ('class 0', 'class 1', 'class 2', 'class 3', 'class 4')
+
+
+def test_batch_norm_is_not_synchronised_on_one_rank() -> None:
+    assert not [m for m in tiny(sync_bn=True).modules() if isinstance(m, nn.SyncBatchNorm)]
