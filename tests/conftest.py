@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+# The networks here are too small to gain from threads, and lose much by them on a busy machine.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 _bucket_numbers = count()
 
 
