@@ -146,7 +146,7 @@ def report(split: str, finding: Finding, layout: Layout, max_faults: int = 20) -
             )  # fmt: skip
         console.print(table)
     for fault in finding.faults[:max_faults]:
-        console.print(f'[red]fault[/red]: {fault}', markup=True)
+        console.print(f'fault: {fault}', markup=False)
     if len(finding.faults) > max_faults:
         console.print(f'… and {len(finding.faults) - max_faults} more')
 

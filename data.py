@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from composer.core import DataSpec
 from composer.utils import dist
 from torch import Tensor
@@ -59,6 +60,12 @@ class EpochSampler(DistributedSampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         skip, self.skip = self.skip, 0
         return ((self.epoch, index) for index in itertools.islice(super().__iter__(), skip, None))
+
+
+def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Stack samples; the (B, 3, H, W) images stay channels last in memory, as they were decoded."""
+    images, masks = zip(*samples)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2), torch.stack(masks)
 
 
 class CheckedDataLoader(DataLoader):
@@ -158,7 +165,12 @@ def build_dataspec(
             drop_last=drop_last,
         )
     loader = CheckedDataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **dataloader_kwargs
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=drop_last,
+        collate_fn=collate,
+        **dataloader_kwargs,
     )
     if len(loader) == 0:
         raise UserError(

@@ -44,11 +44,12 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = -1) -> Tensor:
         target_sum = target.sum(dim=(0, 2, 3))
     else:
         labelled = (target != ignore_index).unsqueeze(1)  # B 1 H W
-        label = target.clamp(min=0).unsqueeze(1)
-        # Summed by class without ever making the (B, C, H, W) one-hot target.
-        zeros = probs.new_zeros(probs.shape[1])
-        intersection = zeros.scatter_add(0, label.flatten(), (probs.gather(1, label) * labelled).flatten())
-        target_sum = zeros.scatter_add(0, label.flatten(), labelled.flatten().to(probs.dtype))
+        label = target.masked_fill(target == ignore_index, 0).unsqueeze(1)
+        # Summed by class without ever making the (B, C, H, W) one-hot target; pixel by pixel, so in double precision.
+        zeros = probs.new_zeros(probs.shape[1], dtype=torch.float64)
+        hit = probs.gather(1, label) * labelled
+        intersection = zeros.scatter_add(0, label.flatten(), hit.flatten().double()).to(probs.dtype)
+        target_sum = zeros.scatter_add(0, label.flatten(), labelled.flatten().double()).to(probs.dtype)
     probs_sum = (probs * labelled).sum(dim=(0, 2, 3))
     dice = (2 * intersection + DICE_EPSILON) / (target_sum + probs_sum + DICE_EPSILON)  # C
     present = target_sum > 0

@@ -205,7 +205,8 @@ def build_model(
     """
     check_names(architecture, backbone_arch)
     row = ARCHITECTURES[architecture]
-    backbone = build_backbone(backbone_arch, backbone_weights, output_stride or row.output_stride)
+    output_stride = row.output_stride if output_stride is None else output_stride
+    backbone = build_backbone(backbone_arch, backbone_weights, output_stride)
     heads: dict[str, nn.Module] = {'classifier': build_head(row, backbone.channels, head_channels, num_classes)}
     if auxiliary_weight:
         heads['auxiliary'] = build_auxiliary_head(backbone.channels, num_classes)
@@ -262,10 +263,10 @@ def build_backbone(backbone_arch: str, backbone_weights: str | None, output_stri
 
 
 def dilate(stage: nn.Sequential, dilation: int) -> None:
-    """Take the stride out of a stage and double the dilation that came into it.
+    """Take the stride out of a stage and double the ``dilation`` that comes into it.
 
-    The first 3×3 convolution keeps the incoming dilation, as torchvision's ``replace_stride_with_dilation`` has it,
-    here for basic blocks too.
+    The 3×3 convolution that had the stride keeps the incoming dilation, as torchvision's
+    ``replace_stride_with_dilation`` has it, here for basic blocks too.
     """
     for block in stage:
         assert isinstance(block, (BasicBlock, Bottleneck))
@@ -274,9 +275,8 @@ def dilate(stage: nn.Sequential, dilation: int) -> None:
         for conv in (module for name, module in block.named_children() if name.startswith('conv')):
             assert isinstance(conv, nn.Conv2d)
             if conv.kernel_size == (3, 3):
-                conv.stride, conv.dilation, conv.padding = (1, 1), (dilation, dilation), (dilation, dilation)
-                if block is stage[0]:
-                    dilation *= 2
+                rate = dilation if conv.stride == (2, 2) else 2 * dilation
+                conv.stride, conv.dilation, conv.padding = (1, 1), (rate, rate), (rate, rate)
 
 
 def has_weights(backbone_weights: str | None) -> bool:
@@ -291,7 +291,7 @@ def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weight
         try:
             with dist.run_local_rank_zero_first():
                 state_dict = weights.get_state_dict(progress=dist.get_global_rank() == 0, check_hash=True)
-        except (URLError, OSError) as error:
+        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a download cut short fails its hash
             raise UserError(
                 f'model.backbone_weights={backbone_weights}: cannot download {weights.url} ({error}). Fetch that file '
                 f'where there is a network and set model.backbone_weights=/path/to/{Path(weights.url).name}, or set '
@@ -301,16 +301,17 @@ def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weight
         state_dict = read_state_dict(backbone_weights)
     else:
         raise choice('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
-    missing, unexpected = resnet.load_state_dict(
-        {key: value for key, value in state_dict.items() if not key.startswith('fc.')}, strict=False
-    )
-    missing = [key for key in missing if not key.startswith('fc.')]
+    state_dict = {key: value for key, value in state_dict.items() if not key.startswith('fc.')}
+    own = {key: value.shape for key, value in resnet.state_dict().items() if not key.startswith('fc.')}
+    unexpected = [key for key, value in state_dict.items() if own.get(key) != getattr(value, 'shape', None)]
+    missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
     if missing or unexpected:
         raise UserError(
             f'model.backbone_weights={backbone_weights} does not fit model.backbone_arch={backbone_arch}: '
             f'{len(missing)} parameters are missing ({", ".join(missing[:3])} …), {len(unexpected)} are not known '
-            f'({", ".join(unexpected[:3])} …).'
+            f'or of another shape ({", ".join(unexpected[:3])} …).'
         )
+    resnet.load_state_dict(state_dict, strict=False)  # without the classifier
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -321,7 +322,10 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         raise UserError(f'model.backbone_weights={path}: not a readable state dict ({type(error).__name__})') from error
-    return content.get('state_dict', content)
+    content = content.get('state_dict', content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise UserError(f'model.backbone_weights={path}: holds a {type(content).__name__}, not a state dict')
+    return content
 
 
 def build_head(row: Architecture, channels: list[int], head_channels: int, num_classes: int) -> nn.Module:

@@ -13,6 +13,9 @@ from errors import UserError
 from layouts import IGNORE_LABEL
 from transforms import EvalTransform, TrainTransform, sample_rng
 
+# What PIL raises for a damaged file; the last for a header that claims a huge picture.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 class DataError(UserError):
     """A sample that cannot be delivered. Passes through dataloader workers as its one-line message."""
@@ -21,8 +24,11 @@ class DataError(UserError):
 def decode_image(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
     """Any image PIL reads → (H, W, 3) uint8 RGB."""
     try:
-        return np.array(_open(data).convert('RGB'))
-    except (OSError, SyntaxError, ValueError) as error:
+        image = _open(data)
+        if image.mode.startswith('I;16'):  # PIL would clip it at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return np.array(image.convert('RGB'))
+    except UNREADABLE as error:
         raise DataError(f'damaged image {name}: {error}') from error
 
 
@@ -30,7 +36,7 @@ def decode_mask(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
     """A single-channel 8-bit mask → (H, W) uint8 labels; of a palette image, the indices."""
     try:
         mask = np.array(_open(data))
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f'damaged mask {name}: {error}') from error
     if mask.dtype == bool:
         mask = mask.astype(np.uint8)
