@@ -413,3 +413,29 @@ def test_main_takes_a_merged_config(synthetic_folder: Path) -> None:
     assert trainer.state.timestamp.batch == 1
     with pytest.raises(UserError, match='modle'):
         main_module.main(OmegaConf.merge(merged, {'modle': 1}))  # type: ignore[arg-type]
+
+
+ADE20K_SAMPLES = ROOT.parent / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
+
+
+@pytest.mark.skipif(not ADE20K_SAMPLES.is_dir(), reason='the three public ADE20K images are not beside the checkout')
+def test_real_ade20k_images_with_all_classes(tmp_path: Path) -> None:
+    """Trained on and scored through the same path as the whole dataset."""
+    for kind in ('images', 'annotations'):
+        for split in ('training', 'validation'):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / split).symlink_to(ADE20K_SAMPLES / kind)
+    argv = [
+        str(ROOT / 'yamls/deeplabv3.yaml'), f'train_dataset.path={tmp_path}', f'eval_dataset.path={tmp_path}',
+        'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=16',
+        'train_dataset.final_size=128', 'train_dataset.batch_size=3', 'eval_dataset.final_size=128',
+        'eval_dataset.batch_size=2', 'max_duration=1ep', 'callbacks.show_results.folder=' + str(tmp_path / 'results'),
+    ]  # fmt: skip
+    trainer = run(argv)
+    assert trainer.state.timestamp.sample == 3
+    assert trainer.state.eval_timestamp.sample == 3
+    rows = (tmp_path / 'results' / 'iou.csv').read_text().splitlines()
+    assert len(rows) == 1 + 150 + 1
+    assert rows[1].startswith('wall,') and rows[150].startswith('flag,')
+    scored = [row for row in rows[1:151] if not row.endswith('nan')]
+    assert len(scored) > 3  # the classes of three photographs, and those wrongly predicted
