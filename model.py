@@ -4,29 +4,20 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from composer.metrics import CrossEntropy, MIoU
 from composer.models import ComposerClassifier
 from composer.utils import dist
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from errors import MissingPathError, UserError, choice
+from backbones import BACKBONES, Backbone, build_backbone, has_weights
+from errors import choice
 from losses import segmentation_loss
 from mmcv_ops import ensure_ops
-
-BACKBONES = (
-    'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
-    'resnext50_32x4d', 'resnext101_32x8d', 'resnext101_64x4d',
-    'wide_resnet50_2', 'wide_resnet101_2',
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,36 +48,6 @@ ARCHITECTURES = {
     'pspnet': Architecture('PSPHead', stages=(3,), output_stride=8, options={'pool_scales': (1, 2, 3, 6)}),
     'upernet': Architecture('UPerHead', stages=(0, 1, 2, 3), output_stride=32, options={'pool_scales': (1, 2, 3, 6)}),
 }
-
-
-class Backbone(nn.Module):
-    """The convolutional stages of a torchvision ResNet, under torchvision's own parameter names.
-
-    (B, 3, H, W) float → four feature maps at strides 4, 8, 16, 32, or less where dilated.
-    """
-
-    def __init__(self, resnet: Any):
-        super().__init__()
-        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
-
-    @property
-    def stages(self) -> tuple[nn.Sequential, ...]:
-        return self.layer1, self.layer2, self.layer3, self.layer4
-
-    @property
-    def channels(self) -> list[int]:
-        """Channels of the four feature maps."""
-        last: list[Any] = [stage[-1] for stage in self.stages]
-        return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in last]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return tuple(features)
 
 
 class SegmentationNetwork(nn.Module):
@@ -244,88 +205,6 @@ def check_names(architecture: str, backbone_arch: str) -> None:
         raise choice('model.architecture', architecture, ARCHITECTURES)
     if backbone_arch not in BACKBONES:
         raise choice('model.backbone_arch', backbone_arch, BACKBONES)
-
-
-def build_backbone(backbone_arch: str, backbone_weights: str | None, output_stride: int) -> Backbone:
-    """A ResNet without its classifier, dilated to ``output_stride``."""
-    if output_stride not in (8, 16, 32):
-        raise UserError(f'model.output_stride={output_stride} is not possible. Legal: 8, 16, 32.')
-    resnet = torchvision.models.get_model(backbone_arch, weights=None)
-    if has_weights(backbone_weights):
-        load_backbone_weights(resnet, backbone_arch, str(backbone_weights))
-    backbone = Backbone(resnet)
-    dilation = 1
-    for stage, stride in zip(backbone.stages[2:], (16, 32)):
-        if stride > output_stride:
-            dilate(stage, dilation)
-            dilation *= 2
-    return backbone
-
-
-def dilate(stage: nn.Sequential, dilation: int) -> None:
-    """Take the stride out of a stage and double the ``dilation`` that comes into it.
-
-    The 3×3 convolution that had the stride keeps the incoming dilation, as torchvision's
-    ``replace_stride_with_dilation`` has it, here for basic blocks too.
-    """
-    for block in stage:
-        assert isinstance(block, (BasicBlock, Bottleneck))
-        if block.downsample is not None:
-            cast(nn.Conv2d, block.downsample.get_submodule('0')).stride = (1, 1)
-        for conv in (module for name, module in block.named_children() if name.startswith('conv')):
-            assert isinstance(conv, nn.Conv2d)
-            if conv.kernel_size == (3, 3):
-                rate = dilation if conv.stride == (2, 2) else 2 * dilation
-                conv.stride, conv.dilation, conv.padding = (1, 1), (rate, rate), (rate, rate)
-
-
-def has_weights(backbone_weights: str | None) -> bool:
-    return backbone_weights is not None and backbone_weights.lower() not in ('', 'none', 'null')
-
-
-def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weights: str) -> None:
-    names = {weights.name: weights for weights in torchvision.models.get_model_weights(backbone_arch)}
-    names['DEFAULT'] = torchvision.models.get_model_weights(backbone_arch).DEFAULT  # type: ignore[attr-defined]
-    if backbone_weights in names:
-        weights = names[backbone_weights]
-        try:
-            with dist.run_local_rank_zero_first():
-                state_dict = weights.get_state_dict(progress=dist.get_global_rank() == 0, check_hash=True)
-        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a download cut short fails its hash
-            raise UserError(
-                f'model.backbone_weights={backbone_weights}: cannot download {weights.url} ({error}). Fetch that file '
-                f'where there is a network and set model.backbone_weights=/path/to/{Path(weights.url).name}, or set '
-                'model.backbone_weights=null to train from scratch.'
-            ) from error
-    elif Path(backbone_weights).suffix or '/' in backbone_weights:
-        state_dict = read_state_dict(backbone_weights)
-    else:
-        raise choice('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
-    state_dict = {key: value for key, value in state_dict.items() if not key.startswith('fc.')}
-    own = {key: value.shape for key, value in resnet.state_dict().items() if not key.startswith('fc.')}
-    unexpected = [key for key, value in state_dict.items() if own.get(key) != getattr(value, 'shape', None)]
-    missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
-    if missing or unexpected:
-        raise UserError(
-            f'model.backbone_weights={backbone_weights} does not fit model.backbone_arch={backbone_arch}: '
-            f'{len(missing)} parameters are missing ({", ".join(missing[:3])} …), {len(unexpected)} are not known '
-            f'or of another shape ({", ".join(unexpected[:3])} …).'
-        )
-    resnet.load_state_dict(state_dict, strict=False)  # without the classifier
-
-
-def read_state_dict(path: str) -> dict[str, Tensor]:
-    """The state dict in a file, read without running any code in it."""
-    if not Path(path).is_file():
-        raise MissingPathError(f'model.backbone_weights={path}: no such file')
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
-        raise UserError(f'model.backbone_weights={path}: not a readable state dict ({type(error).__name__})') from error
-    content = content.get('state_dict', content) if isinstance(content, dict) else content
-    if not isinstance(content, dict):
-        raise UserError(f'model.backbone_weights={path}: holds a {type(content).__name__}, not a state dict')
-    return content
 
 
 def build_head(row: Architecture, channels: list[int], head_channels: int, num_classes: int) -> nn.Module:

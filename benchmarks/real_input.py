@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def main() -> None:
         for source, path in (('folder', Path(options.path)), ('shards', mds))
     ]
     with ThreadPoolExecutor(options.at_once) as pool:  # one thread each: two at once finish sooner than one on both
-        record['runs'] = list(pool.map(lambda job: train(*job, options), jobs))
+        record['runs'] = list(pool.map(train, *zip(*jobs), repeat(options)))
     write(record)
 
 

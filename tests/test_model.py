@@ -15,9 +15,10 @@ from composer.loss.utils import ensure_targets_one_hot
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
+from backbones import BACKBONES, build_backbone
 from errors import MissingPathError, UserError
 from losses import segmentation_loss
-from model import ARCHITECTURES, BACKBONES, SegmentationModel, build_backbone, build_model, published_init
+from model import ARCHITECTURES, SegmentationModel, build_model, published_init
 
 CLASSES = 5
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
