@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from composer import Trainer
@@ -33,7 +33,10 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     Takes the typed config of ``config.load_config`` or a merged OmegaConf one.
     """
-    cfg = config if isinstance(config, Config) else config_module.merge(OmegaConf.create(config))[0]  # type: ignore
+    if isinstance(config, Config):
+        cfg, sources = config, sources or {}
+    else:
+        cfg, sources = config_module.merge(cast(DictConfig, OmegaConf.create(cast(dict, config))))
     check_registered(cfg)
     check_names(cfg.model.architecture, cfg.model.backbone_arch)
 
@@ -44,7 +47,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     dist.initialize_dist(device)
     config_module.check_batch_sizes(cfg, dist.get_world_size())
     reproducibility.seed_all(cfg.seed)
-    say(config_module.describe(cfg, sources or {}) + '\n')
+    say(config_module.describe(cfg, sources) + '\n')
 
     # Data
     train_dataspec = dataspec(cfg.train_dataset, 'train', cfg) if cfg.is_train else None
@@ -88,7 +91,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Run
     if cfg.is_train:
-        save_config(cfg, sources or {}, trainer.state.run_name)
+        save_config(cfg, sources, trainer.state.run_name)
         train(cfg, trainer)
     else:
         trainer.eval()
