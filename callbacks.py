@@ -3,6 +3,7 @@
 import csv
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ class SeedEachBatch(Callback):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+class AtFirstBatch(Callback):
+    """Calls ``action`` once the run has been let start: Composer refuses an occupied folder only at ``fit``."""
+
+    def __init__(self, action: Callable[[State], None]):
+        self.action: Callable[[State], None] | None = action
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        if self.action is not None:
+            self.action(state)
+            self.action = None
 
 
 class ShowResults(Callback):

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import config as config_module
 import registry
-from callbacks import SeedEachBatch, ShowResults, StopOnNonFiniteLoss
+from callbacks import AtFirstBatch, SeedEachBatch, ShowResults, StopOnNonFiniteLoss
 from config import Config, DatasetConfig
 from data import build_dataspec
 from errors import MissingPathError, UserError, clean_exit
@@ -69,7 +69,12 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Recipe, callbacks, loggers
     algorithms = registry.build('algorithms', cfg.algorithms)
-    callbacks = [SeedEachBatch(), StopOnNonFiniteLoss(), *registry.build('callbacks', cfg.callbacks)]
+    callbacks = [
+        SeedEachBatch(),
+        StopOnNonFiniteLoss(),
+        AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
+        *registry.build('callbacks', cfg.callbacks),
+    ]
     loggers = registry.build('loggers', {k: v for k, v in cfg.loggers.items() if k != 'progress_bar'})
 
     # Trainer
@@ -91,7 +96,6 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Run
     if cfg.is_train:
-        save_config(cfg, sources, trainer.state.run_name)
         train(cfg, trainer)
     else:
         trainer.eval()
@@ -236,7 +240,7 @@ def train(cfg: Config, trainer: Trainer) -> None:
 
 
 def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:
-    """Keep the effective config beside the checkpoints."""
+    """Keep the effective config beside checkpoints on disk."""
     if cfg.save_folder and '://' not in cfg.save_folder and dist.get_global_rank() == 0:
         config_module.save(cfg, sources, Path(cfg.save_folder.format(run_name=run_name)) / 'config.yaml')
 
@@ -249,7 +253,7 @@ def summarize(cfg: Config, trainer: Trainer) -> None:
         if isinstance(callback, ShowResults) and dist.get_global_rank() == 0:
             callback.show()
     if cfg.is_train and cfg.save_folder:
-        say(f'checkpoints and config: {cfg.save_folder.format(run_name=trainer.state.run_name)}')
+        say(f'checkpoints: {cfg.save_folder.format(run_name=trainer.state.run_name)}')
 
 
 def ignore_known_warnings() -> None:

@@ -11,7 +11,7 @@ import composer.loggers
 import composer.optim
 import torch
 from composer.core import Algorithm, Callback
-from composer.loggers import LoggerDestination, ProgressBarLogger
+from composer.loggers import LoggerDestination
 
 from callbacks import CALLBACKS
 from errors import UserError, suggestion
@@ -137,7 +137,3 @@ def _construct(where: str, cls: Any, arguments: Mapping[str, Any], *args: Any) -
         raise UserError(f'{where}: {error}') from error
     except (TypeError, ValueError) as error:
         raise UserError(f'{where}={dict(arguments)}: {error}') from error
-
-
-def is_progress_bar(logger: Any) -> bool:
-    return isinstance(logger, ProgressBarLogger)

@@ -358,9 +358,10 @@ def test_checkpoint_of_another_class_count(synthetic_folder: Path, tmp_path: Pat
 def test_an_old_checkpoint_is_not_overwritten(synthetic_folder: Path, tmp_path: Path, capsys: Any) -> None:
     argv = arguments(synthetic_folder, 'max_duration=1ep', f'save_folder={tmp_path}')
     run(argv)
-    before = (tmp_path / 'ep1-ba3-rank0.pt').read_bytes()
-    refused(argv, [str(tmp_path), 'save_overwrite=true'], capsys)
-    assert (tmp_path / 'ep1-ba3-rank0.pt').read_bytes() == before
+    files = [tmp_path / name for name in ('ep1-ba3-rank0.pt', 'config.yaml')]
+    before = [file.read_bytes() for file in files]
+    refused([*argv, 'optimizer.lr=0.5'], [str(tmp_path), 'save_overwrite=true'], capsys)
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_lost_loss_stops_before_the_checkpoint(synthetic_folder: Path, tmp_path: Path, capsys: Any) -> None:
