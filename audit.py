@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, layout:
     return finding
 
 
-def _mode(image: Path | Image.Image) -> str:
-    return image.mode if isinstance(image, Image.Image) else Image.open(image).mode
+def _mode(image: bytes | Path | Image.Image) -> str:
+    if isinstance(image, Image.Image):
+        return image.mode
+    return Image.open(BytesIO(image) if isinstance(image, bytes) else image).mode
 
 
 def report(split: str, finding: Finding, layout: Layout, max_faults: int = 20) -> None:

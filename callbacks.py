@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from errors import UserError
+from metrics import iou_from_confusion
 from pictures import save_predictions
 from transforms import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
 
@@ -37,7 +38,13 @@ class StopOnNonFiniteLoss(Callback):
 
 
 class SeedEachBatch(Callback):
-    """Seeds the global generators by (seed, rank, batch), so that MixUp and dropout do not notice a resumed run."""
+    """Seeds the global generators by (seed, rank, batch), so that MixUp and dropout do not notice a resumed run.
+
+    Also before each pass over the batch: both of SAM's, and one repeated with a smaller microbatch, draw alike.
+    """
+
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        self.batch_start(state, logger)
 
     def batch_start(self, state: State, logger: Logger) -> None:
         entropy = (state.rank_zero_seed, dist.get_global_rank(), state.timestamp.batch.value)
@@ -114,11 +121,9 @@ class ShowResults(Callback):
 def iou_by_class(state: State) -> np.ndarray:
     """Intersection over union of each class over all ranks: (C,) float64, NaN where a class never occurs."""
     metric: Any = state.eval_metrics['eval']['MIoU']
-    intersection, union = metric.total_intersect.clone(), metric.total_union.clone()
-    dist.all_reduce(intersection)
-    dist.all_reduce(union)
-    intersection, union = intersection.cpu().numpy(), union.cpu().numpy()
-    return np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
+    confusion = metric.confusion.clone()
+    dist.all_reduce(confusion)
+    return iou_from_confusion(confusion).cpu().numpy()
 
 
 CALLBACKS: dict[str, type] = {'show_results': ShowResults}

@@ -33,6 +33,7 @@ class ModelConfig:
     sync_bn: bool = True
     cross_entropy_weight: float = 0.375
     dice_weight: float = 1.125
+    dice_per: str = 'batch'  # or image: the same loss whatever the microbatch
 
 
 @dataclass
@@ -217,6 +218,8 @@ def check(config: Config) -> None:
             faults.append(f'{key}.num_workers={dataset.num_workers} must be 0 or more')
         if dataset.prefetch_factor < 1:
             faults.append(f'{key}.prefetch_factor={dataset.prefetch_factor} must be 1 or more')
+    if config.model.dice_per not in ('batch', 'image'):
+        faults.append(f'model.dice_per={config.model.dice_per} must be batch or image')
     if not 0 <= config.seed < 2**32:
         faults.append(f'seed={config.seed} must be 0 or more, and below 2**32')
     if config.autoresume and not (config.run_name and config.save_folder):

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from errors import UserError, clean_exit
 from layouts import IGNORE_LABEL, Layout, find_pairs, get_layout
 from samples import DataError, SampleMaker, decode_image, decode_mask
-from transforms import DeviceTransform, EvalTransform, TrainTransform
+from transforms import CountLabelled, DeviceTransform, EvalTransform, TrainTransform
 
 
 class FolderDataset(Dataset):
@@ -177,7 +177,11 @@ def build_dataspec(
             f'{path} has too few samples in its {split} split for one batch of {batch_size} on each of '
             f'{dist.get_world_size()} ranks; lower batch_size'
         )
-    return DataSpec(loader, microbatch_transforms=DeviceTransform(label_offset))
+    return DataSpec(
+        loader,
+        batch_transforms=CountLabelled(label_offset) if split == 'train' else None,
+        microbatch_transforms=DeviceTransform(label_offset),
+    )
 
 
 def build_ade20k_dataspec(

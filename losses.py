@@ -1,78 +1,232 @@
-"""Cross entropy plus Dice on segmentation logits, for hard labels and for MixUp's soft ones."""
+"""Cross entropy plus Dice, from logits at the network's own stride, without a full-size tensor of logits or targets."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
 
-
-def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = -1) -> Tensor:
-    """Mean cross entropy over the pixels that carry a label.
-
-    Equals ``composer.loss.soft_cross_entropy`` wherever that is defined; a batch without a labelled pixel gives 0
-    with zero gradients, where that gives NaN or raises.
-
-    Args:
-        logits: (B, C, H, W) float.
-        target: (B, H, W) integer labels, or (B, C, H, W) class probabilities, all zero where a pixel is ignored.
-        ignore_index: the label that is left out.
-
-    Returns:
-        Scalar.
-    """
-    if target.ndim == logits.ndim:
-        total = -(target * F.log_softmax(logits, dim=1)).sum()
-        weight = target.sum()
-        return total / torch.where(weight > 0, weight, 1)
-    total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction='sum')
-    return total / (target != ignore_index).sum().clamp(min=1)
+# Elements of a slice of full-size logits. On a CPU it and its temporaries stay in the cache; others need large kernels.
+SLICE_ELEMENTS = {'cpu': 2**20}
+LARGE_SLICE_ELEMENTS = 2**26
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = -1) -> Tensor:
-    """One minus the Dice coefficient of the whole batch, averaged over the classes that occur in it.
+class MixedTarget(NamedTuple):
+    """MixUp's target: ``labels`` with weight ``1 - mixing``, ``other`` with weight ``mixing``; (B, H, W) each."""
 
-    Equals ``composer.loss.DiceLoss(softmax=True, batch=True, ignore_absent_classes=True)`` wherever that is defined;
-    a batch without a labelled pixel gives 0 with zero gradients.
+    labels: Tensor
+    other: Tensor
+    mixing: float
 
-    Args and returns as for :func:`cross_entropy`. Source: https://arxiv.org/abs/1606.04797
-    """
-    probs = logits.softmax(dim=1)
-    if target.ndim == logits.ndim:
-        labelled = target.sum(dim=1, keepdim=True) != 0  # B 1 H W
-        intersection = (target * probs).sum(dim=(0, 2, 3))
-        target_sum = target.sum(dim=(0, 2, 3))
-    else:
-        labelled = (target != ignore_index).unsqueeze(1)  # B 1 H W
-        label = target.masked_fill(target == ignore_index, 0).unsqueeze(1)
-        # Summed by class without ever making the (B, C, H, W) one-hot target; pixel by pixel, so in double precision.
-        zeros = probs.new_zeros(probs.shape[1], dtype=torch.float64)
-        hit = probs.gather(1, label) * labelled
-        intersection = zeros.scatter_add(0, label.flatten(), hit.flatten().double()).to(probs.dtype)
-        target_sum = zeros.scatter_add(0, label.flatten(), labelled.flatten().double()).to(probs.dtype)
-    probs_sum = (probs * labelled).sum(dim=(0, 2, 3))
-    dice = (2 * intersection + DICE_EPSILON) / (target_sum + probs_sum + DICE_EPSILON)  # C
-    present = target_sum > 0
-    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    def weighted(self) -> list[tuple[Tensor, float]]:
+        return [(self.labels, 1 - self.mixing), (self.other, self.mixing)]
 
 
 def segmentation_loss(
     logits: Tensor,
-    target: Tensor,
+    target: Tensor | MixedTarget,
     *,
     cross_entropy_weight: float = 1.0,
     dice_weight: float = 0.0,
+    dice_per: str = 'batch',
     ignore_index: int = -1,
+    pixels_per_image: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted sum under ``total`` and each part, unweighted, under its own name."""
-    logits = logits.float()  # sums over a million pixels overflow half precision
-    target = target.to(logits.dtype) if target.is_floating_point() else target.long()
-    loss = {}
-    total = logits.new_zeros(())
-    if cross_entropy_weight:
-        loss['cross_entropy'] = cross_entropy(logits, target, ignore_index)
-        total = total + cross_entropy_weight * loss['cross_entropy']
-    if dice_weight:
-        loss['dice'] = dice_loss(logits, target, ignore_index)
-        total = total + dice_weight * loss['dice']
-    return {'total': total, **loss}
+    """The weighted sum of both losses under ``total``, and each of them, detached, under its own name.
+
+    Logits smaller than the target are first interpolated to its size, bilinearly. Equals
+    ``composer.loss.soft_cross_entropy`` and ``composer.loss.DiceLoss(softmax=True, batch=True,
+    ignore_absent_classes=True)`` wherever those are defined; without a labelled pixel it is 0 with zero gradients.
+
+    Args:
+        logits: (B, C, h, w) float.
+        target: (B, H, W) integer labels, a pair of them mixed, or (B, C, H, W) class probabilities, all zero where a
+            pixel is ignored.
+        dice_per: ``batch`` takes one Dice coefficient a class over all the pixels given (1 - Dice, averaged over the
+            classes that occur), ``image`` one for each image. Source: https://arxiv.org/abs/1606.04797
+        ignore_index: the label that is left out.
+        pixels_per_image: what the cross entropy is divided by, times B. By default the mean over these images;
+            a microbatch is given that of its whole batch.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()  # sums over a million pixels overflow half precision
+        if isinstance(target, Tensor) and target.ndim == logits.ndim:
+            cross_entropy, dice = dense_losses(logits, target, dice_per, pixels_per_image)
+            total = cross_entropy_weight * cross_entropy + dice_weight * dice
+        else:
+            mixed = [(target, 1.0)] if isinstance(target, Tensor) else target.weighted()
+            labels = torch.stack([label.long() for label, _ in mixed])  # K B H W
+            weights = torch.stack([(label != ignore_index) * weight for label, weight in mixed])
+            total, cross_entropy, dice = SlicedLoss.apply(  # type: ignore[misc]
+                logits,
+                labels.masked_fill(labels == ignore_index, 0),
+                weights,
+                (cross_entropy_weight, dice_weight, dice_per, pixels_per_image),
+            )
+    parts = {'cross_entropy': (cross_entropy_weight, cross_entropy), 'dice': (dice_weight, dice)}
+    return {'total': total, **{name: loss.detach() for name, (weight, loss) in parts.items() if weight}}
+
+
+def dense_losses(
+    logits: Tensor, target: Tensor, dice_per: str, pixels_per_image: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both losses for class probabilities, (B, C, H, W), as CutMix and label smoothing make them."""
+    target = target.to(logits.dtype)
+    logits = F.interpolate(logits, size=target.shape[-2:], mode='bilinear')
+    log_probs = logits.log_softmax(dim=1)
+    probs = log_probs.exp() * (target.sum(dim=1, keepdim=True) != 0)
+    pixels = target.sum() if pixels_per_image is None else pixels_per_image * len(target)
+    cross_entropy = -(target * log_probs).sum() / torch.where(pixels > 0, pixels, 1)
+    intersection, probs, target = (term.sum(dim=(2, 3)) for term in (target * probs, probs, target))
+    return cross_entropy, dice_from_sums(intersection, probs, target, dice_per)
+
+
+def dice_from_sums(intersection: Tensor, probs: Tensor, target: Tensor, dice_per: str) -> Tensor:
+    """1 - Dice from its three sums over the pixels of each image, (B, C) each."""
+    if dice_per == 'batch':
+        intersection, probs, target = (term.sum(dim=0, keepdim=True) for term in (intersection, probs, target))
+    loss = 1 - (2 * intersection + DICE_EPSILON) / (target + probs + DICE_EPSILON)
+    present = target > 0
+    return ((loss * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
+
+
+class SlicedLoss(torch.autograd.Function):
+    """Both losses for hard or mixed labels, a slice of the full-size logits at a time.
+
+    A first pass sums what Dice needs, a second makes the gradient, which is finished before ``backward`` is called:
+    Dice's gradient at a pixel depends on the sums over all of them. In the shapes below N images of P pixels each are
+    a slice.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, options: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, h, w) logits, (K, B, H, W) labels and the weight of each, 0 where ignored → total, CE, Dice."""
+        cross_entropy_weight, dice_weight, dice_per, pixels_per_image = options
+        batch, classes = logits.shape[:2]
+        logits = logits.contiguous()
+        labelled = (weights.sum(dim=0) > 0).float()  # B H W
+
+        # (B, C) sums of each image, in double precision
+        intersection, probs_sum, target_sum = logits.new_zeros(3, batch, classes, dtype=torch.float64)
+        negative_log_likelihood = logits.new_zeros((), dtype=torch.float64)
+        slices = [*cut(logits.shape, labels.shape[-2:], slice_elements(logits.device))]
+        for part in slices:
+            label, weight = part.of(labels), part.of(weights)  # N K P
+            log_probs = part.interpolate(logits).log_softmax(dim=1)  # N C P
+            hits = log_probs.gather(1, label)  # N K P
+            negative_log_likelihood -= (hits * weight).sum(dtype=torch.float64)
+            if dice_weight:
+                probs_sum[part.images] += log_probs.exp_().mul_(part.of(labelled).unsqueeze(1)).sum(dim=2)
+                hits, label, weight = (hits.exp() * weight).flatten(1), label.flatten(1), weight.flatten(1)
+                intersection[part.images] = intersection[part.images].scatter_add(1, label, hits.double())
+                target_sum[part.images] = target_sum[part.images].scatter_add(1, label, weight.double())
+
+        pixels = weights.sum(dtype=torch.float64) if pixels_per_image is None else pixels_per_image.double() * batch
+        pixels = torch.where(pixels > 0, pixels, 1)
+        cross_entropy = negative_log_likelihood / pixels
+        with torch.enable_grad():
+            sums = intersection.requires_grad_(), probs_sum.requires_grad_()
+            dice = dice_from_sums(*sums, target_sum, dice_per)
+        if ctx.needs_input_grad[0]:
+            by_intersection, by_probs = (dice_weight * grad.float() for grad in torch.autograd.grad(dice, sums))
+            scale = cross_entropy_weight / pixels.float()
+            gradient = torch.zeros_like(logits)
+            for part in slices:
+                label, weight = part.of(labels), part.of(weights)
+                probs = part.interpolate(logits).log_softmax(dim=1).exp_()
+                # Dice's derivative by p is by_probs, and by_intersection more at the labels. Through the softmax, and
+                # with that of the cross entropy, the derivative by a logit is p · (by_probs + shift), and more there.
+                gains = by_intersection[part.images].gather(1, label.flatten(1)).view_as(weight) * weight
+                gains *= probs.gather(1, label)  # N K P
+                shift = (scale * weight - gains).sum(dim=1, keepdim=True)  # N 1 P
+                if dice_weight:
+                    seen, by_class = part.of(labelled).unsqueeze(1), by_probs[part.images].unsqueeze(2)  # N 1 P, N C 1
+                    shift -= seen * torch.bmm(by_class.mT, probs)
+                    probs *= torch.addcmul(shift, seen, by_class)
+                else:
+                    probs *= shift
+                probs.scatter_add_(1, label, gains - scale * weight)
+                part.add_gradient(gradient, probs)
+            ctx.save_for_backward(gradient)
+        cross_entropy, dice = cross_entropy.float(), dice.detach().float()
+        ctx.mark_non_differentiable(cross_entropy, dice)
+        return cross_entropy_weight * cross_entropy + dice_weight * dice, cross_entropy, dice
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad, None, None, None
+
+
+class Slice(NamedTuple):
+    """Rows ``start … stop`` of the logits of some images, and the rows of pixels that lie on them.
+
+    ``above`` and ``below`` are the neighbouring rows, 0 or 1, that the interpolation reaches into.
+    """
+
+    images: slice
+    start: int
+    stop: int
+    above: int
+    below: int
+    size: tuple[int, int]  # pixels on rows start … stop: height, width
+    stride: int  # pixels on one row of logits
+
+    def of(self, pixels: Tensor) -> Tensor:
+        """This slice of a (B, H, W) tensor as (N, P), of a (K, B, H, W) one as (N, K, P)."""
+        first = self.start * self.stride
+        part = pixels[..., self.images, first : first + self.size[0], :].flatten(-2)
+        return part.transpose(0, 1) if part.ndim == 3 else part
+
+    def interpolate(self, logits: Tensor) -> Tensor:
+        """(B, C, h, w) logits → (N, C, P)."""
+        rows = logits[self.images, :, self.start - self.above : self.stop + self.below]
+        if rows.shape[-2:] != self.size:
+            rows = F.interpolate(rows, size=self._size_with_neighbours(), mode='bilinear')
+            rows = rows[:, :, self.above * self.stride :][:, :, : self.size[0]]
+        return rows.flatten(2)
+
+    def add_gradient(self, gradient: Tensor, by_pixel: Tensor) -> None:
+        """Add (N, C, P) gradients of the interpolated logits to those of the (B, C, h, w) logits, in place."""
+        target = gradient[self.images, :, self.start - self.above : self.stop + self.below]
+        by_pixel = by_pixel.unflatten(2, self.size)
+        if target.shape[-2:] != self.size:
+            height, width = self._size_with_neighbours()
+            by_pixel = F.pad(by_pixel, (0, 0, self.above * self.stride, self.below * self.stride))
+            backward: Any = torch.ops.aten.upsample_bilinear2d_backward
+            by_pixel = backward(by_pixel, (height, width), target.shape, align_corners=False)
+        target += by_pixel
+
+    def _size_with_neighbours(self) -> tuple[int, int]:
+        return self.size[0] + (self.above + self.below) * self.stride, self.size[1]
+
+
+def slice_elements(device: torch.device) -> int:
+    return SLICE_ELEMENTS.get(device.type, LARGE_SLICE_ELEMENTS)
+
+
+def cut(logits: Sequence[int], size: Sequence[int], elements: int) -> Iterator[Slice]:
+    """Slices of about ``elements`` interpolated logits: whole images, or bands of rows where one is larger than that.
+
+    A band needs a whole number of pixels on a row of logits; without it an image stays whole.
+    """
+    batch, classes, rows, columns = logits
+    height, width = size
+    images = max(1, elements // (classes * height * width))
+    band, stride = rows, height // rows
+    if height % rows == 0 and images == 1:
+        band = min(rows, max(1, elements // (classes * stride * width)))
+    reach = int((height, width) != (rows, columns))
+    for image in range(0, batch, images):
+        for start in range(0, rows, band):
+            stop = min(rows, start + band)
+            lines = height if band == rows else (stop - start) * stride
+            above, below = min(reach, start), min(reach, rows - stop)
+            yield Slice(slice(image, image + images), start, stop, above, below, (lines, width), stride)

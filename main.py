@@ -57,6 +57,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     classes = get_layout(cfg.eval_dataset.name).classes
     model = build_model(
         **vars(cfg.model),
+        full_size_logits=False,
         train_metrics=cfg.train_metrics,
         autocast=autocast,
         class_names=classes if len(classes) == cfg.model.num_classes else None,

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from composer.metrics import CrossEntropy, MIoU
 from composer.models import ComposerClassifier
 from composer.utils import dist
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from backbones import BACKBONES, Backbone, build_backbone, has_weights
 from errors import choice
 from losses import segmentation_loss
+from metrics import CrossEntropy, MIoU
 from mmcv_ops import ensure_ops
 
 
@@ -53,7 +53,8 @@ ARCHITECTURES = {
 class SegmentationNetwork(nn.Module):
     """Backbone, decode head and, in training, an auxiliary head.
 
-    (B, 3, H, W) float images → (B, num_classes, H, W) float32 logits.
+    (B, 3, H, W) float images → (B, num_classes, H, W) float32 logits. ``heads`` gives the logits at each head's own
+    stride, (B, num_classes, h, w), which is all that training needs.
     """
 
     def __init__(self, backbone: Backbone, classifier: nn.Module, auxiliary: nn.Module | None = None):
@@ -63,20 +64,25 @@ class SegmentationNetwork(nn.Module):
         self.auxiliary = auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._decode(self.classifier, self.backbone(images), images)
+        return upsample(self.classifier(self.backbone(images)), images)
 
-    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.auxiliary is not None
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.backbone(images)
-        return self._decode(self.classifier, features, images), self._decode(self.auxiliary, features, images)
+        return self.classifier(features), None if self.auxiliary is None else self.auxiliary(features)
 
-    @staticmethod
-    def _decode(head: nn.Module, features: tuple[Tensor, ...], images: Tensor) -> Tensor:
-        return F.interpolate(head(features).float(), size=images.shape[-2:], mode='bilinear', align_corners=False)
+
+def upsample(logits: Tensor, images: Tensor) -> Tensor:
+    """Logits as float32 in the images' size, (B, C, H, W)."""
+    return F.interpolate(logits.float(), size=images.shape[-2:], mode='bilinear', align_corners=False)
 
 
 class SegmentationModel(ComposerClassifier):
     """A :class:`SegmentationNetwork` with CE + Dice loss, an optional auxiliary loss, MIoU and cross entropy.
+
+    A batch is (images, target), in training with one value more an image: the mean number of labelled pixels an image
+    in the whole batch. Without ``full_size_logits`` the output of a training step stays at the head's own stride, and
+    the loss interpolates a slice of it at a time: the same loss in far less memory. In evaluation it always has the
+    size of the images.
 
     ``autocast`` runs the network, not the loss, in that dtype; Composer does so itself on a GPU.
     """
@@ -86,16 +92,15 @@ class SegmentationModel(ComposerClassifier):
         network: SegmentationNetwork,
         num_classes: int,
         *,
-        loss_fn: Callable[[Tensor, Tensor], dict[str, Tensor]],
+        loss_fn: Callable[..., dict[str, Tensor]],
         auxiliary_weight: float = 0.0,
         ignore_index: int = -1,
+        full_size_logits: bool = True,
         train_metrics: bool = False,
         autocast: torch.dtype | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        metrics = MetricCollection(
-            [CrossEntropy(ignore_index=ignore_index), MIoU(num_classes=num_classes, ignore_index=ignore_index)]
-        )
+        metrics = MetricCollection([CrossEntropy(ignore_index), MIoU(num_classes, ignore_index)])
         self.module: SegmentationNetwork
         super().__init__(
             module=network,
@@ -105,28 +110,36 @@ class SegmentationModel(ComposerClassifier):
             loss_fn=loss_fn,
         )
         self.auxiliary_weight = auxiliary_weight
+        self.full_size_logits = full_size_logits
         self.autocast = autocast
         self.class_names = tuple(class_names or (f'class {index}' for index in range(num_classes)))
-        # The auxiliary logits wait here between forward and loss: the output itself stays one tensor, as MixUp needs.
+        # The auxiliary logits wait here between forward and loss: algorithms expect an output of one tensor.
         self._auxiliary_logits: Tensor | None = None
 
-    def forward(self, batch: tuple[Tensor, Any]) -> Tensor:
-        images, _ = batch
+    def forward(self, batch: Sequence[Any]) -> Tensor:
+        images = batch[0]
         device = images.device.type
         with torch.autocast(device, dtype=self.autocast) if self.autocast else nullcontext():
-            if self.training and self.module.auxiliary is not None:
-                logits, self._auxiliary_logits = self.module.forward_with_auxiliary(images)
-                return logits
+            if self.training:
+                logits, self._auxiliary_logits = self.module.heads(images)
+                return upsample(logits, images) if self.full_size_logits else logits
             return self.module(images)
 
-    def loss(self, outputs: Tensor, batch: tuple[Any, Tensor], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        _, target = batch
-        loss = self._loss_fn(outputs, target)
+    def eval_forward(self, batch: Sequence[Any], outputs: Tensor | None = None) -> Tensor:
+        """Logits of full size; in training those of the last forward, for the train metrics."""
+        return self.forward(batch) if outputs is None else upsample(outputs, batch[0])
+
+    def loss(self, outputs: Tensor, batch: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        target, pixels_per_image = batch[1], batch[2][0] if len(batch) > 2 else None
+        loss = self._loss_fn(outputs, target, pixels_per_image=pixels_per_image)
         if self._auxiliary_logits is not None:
-            auxiliary = self._loss_fn(self._auxiliary_logits, target)['total']
+            auxiliary = self._loss_fn(self._auxiliary_logits, target, pixels_per_image=pixels_per_image)['total']
             self._auxiliary_logits = None
             loss = {**loss, 'total': loss['total'] + self.auxiliary_weight * auxiliary, 'auxiliary': auxiliary}
         return loss
+
+    def update_metric(self, batch: Sequence[Any], outputs: Tensor, metric: Metric) -> None:
+        metric.update(outputs, batch[1])
 
 
 def build_model(
@@ -141,7 +154,9 @@ def build_model(
     sync_bn: bool = True,
     cross_entropy_weight: float = 1.0,
     dice_weight: float = 0.0,
+    dice_per: str = 'batch',
     ignore_index: int = -1,
+    full_size_logits: bool = True,
     train_metrics: bool = False,
     autocast: torch.dtype | None = None,
     class_names: Sequence[str] | None = None,
@@ -158,6 +173,8 @@ def build_model(
         head_channels: width of the decode head.
         auxiliary_weight: weight of an FCN head on stage 3; 0 builds none. mmsegmentation uses 0.4.
         sync_bn: synchronise batch norm over the GPUs of each node where there is more than one rank.
+        dice_per: ``batch``: Dice over all pixels of a microbatch; ``image``: of each image, whatever the microbatch.
+        full_size_logits: False lets the loss interpolate the logits of a training step, a slice at a time.
         init_fn: applied to the heads, and to the backbone too where it has no pretrained weights.
         autocast: the network's dtype on a CPU; on a GPU Composer's precision decides.
 
@@ -186,6 +203,7 @@ def build_model(
         segmentation_loss,
         cross_entropy_weight=cross_entropy_weight,
         dice_weight=dice_weight,
+        dice_per=dice_per,
         ignore_index=ignore_index,
     )
     return SegmentationModel(
@@ -194,6 +212,7 @@ def build_model(
         loss_fn=loss_fn,
         auxiliary_weight=auxiliary_weight,
         ignore_index=ignore_index,
+        full_size_logits=full_size_logits,
         train_metrics=train_metrics,
         autocast=autocast,
         class_names=class_names,

@@ -14,7 +14,10 @@ from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 
 from callbacks import CALLBACKS
+from ema import EMA
 from errors import UserError, suggestion
+from mixup import MixUp
+from optimizers import DecoupledSGDW
 from sam import ResumableSAM
 
 # Names that are one word in snake case, as Composer's own modules spell them.
@@ -38,14 +41,16 @@ def _table(module: Any, names: Iterable[str], base: type, suffix: str = '') -> d
 
 
 REGISTRY: dict[str, Mapping[str, type]] = {
-    'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm) | {'sam': ResumableSAM},
+    'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm)
+    | {'ema': EMA, 'mixup': MixUp, 'sam': ResumableSAM},
     'callbacks': _table(composer.callbacks, composer.callbacks.__all__, Callback) | CALLBACKS,
     'loggers': _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger'),
     'scheduler': _table(
         composer.optim, set(composer.optim.__all__) - {'ComposerScheduler'}, object, suffix='Scheduler'
     ),
     'optimizer': _table(torch.optim, dir(torch.optim), torch.optim.Optimizer)
-    | _table(composer.optim, composer.optim.__all__, torch.optim.Optimizer),
+    | _table(composer.optim, composer.optim.__all__, torch.optim.Optimizer)
+    | {'decoupled_sgdw': DecoupledSGDW},
 }
 
 _PLAIN_TYPES = {'int': int, 'float': (int, float), 'bool': bool, 'str': str}

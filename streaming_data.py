@@ -46,6 +46,8 @@ class StreamingSegmentation(StreamingDataset):
         self._event: Any = multiprocessing.Event()
         self._failure: Any = multiprocessing.Array('c', 1024)
         super().__init__(remote=remote, local=local or path, split=split, batch_size=batch_size, **kwargs)
+        for shard in self.shards:  # files are decoded by samples.py
+            shard.column_encodings = ['bytes' if kind in ('jpeg', 'png') else kind for kind in shard.column_encodings]
 
     def __str__(self) -> str:
         return self.path
@@ -71,7 +73,7 @@ class StreamingSegmentation(StreamingDataset):
         return self.make_sample(image, mask, sample['uid'], self.current_epoch)
 
     def read(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
-        """A sample as it is stored: ``uid`` str, ``x`` and ``y`` undecoded PIL images."""
+        """A sample as it is stored: ``uid`` str, ``x`` and ``y`` bytes of files, or PIL images of ``pil`` columns."""
         sample = super().get_item(sample_id, retry)
         return {**sample, 'uid': sample['uid'].decode()}
 

@@ -3,10 +3,23 @@ import torch
 import torch.nn.functional as F
 from composer.loss import DiceLoss, soft_cross_entropy
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import cross_entropy, dice_loss, segmentation_loss
+import losses as losses_module
+from losses import MixedTarget, Slice, cut, segmentation_loss
 
 SHAPES = [(1, 2, 1, 1), (2, 3, 5, 7), (3, 11, 8, 8), (2, 150, 6, 4)]
+
+
+def cross_entropy(logits: Tensor, target, ignore_index: int = -1, **options) -> Tensor:
+    return segmentation_loss(logits, target, ignore_index=ignore_index, **options)['total']
+
+
+def dice_loss(logits: Tensor, target, ignore_index: int = -1, **options) -> Tensor:
+    weights = {'cross_entropy_weight': 0.0, 'dice_weight': 1.0}
+    return segmentation_loss(logits, target, ignore_index=ignore_index, **weights, **options)['total']
+
+
 LOSSES = {'cross_entropy': cross_entropy, 'dice': dice_loss}
 
 shapes = pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: 'x'.join(map(str, shape)))
@@ -183,7 +196,8 @@ def test_segmentation_loss_weighs_its_parts(kind, ce, dice, keys) -> None:
     assert set(loss) == keys
     expected = {name: function(logits, target) for name, function in LOSSES.items()}
     for name in keys - {'total'}:
-        assert torch.equal(loss[name], expected[name])  # the part itself is unweighted
+        torch.testing.assert_close(loss[name], expected[name])  # the part itself is unweighted
+        assert not loss[name].requires_grad
     torch.testing.assert_close(loss['total'], ce * expected['cross_entropy'] + dice * expected['dice'])
     assert loss['total'].dtype == torch.float32
 
@@ -223,3 +237,123 @@ def test_labels_of_any_integer_type(dtype) -> None:
     logits, target, _ = random_case((2, 5, 6, 4), ignored=0)
     expected = segmentation_loss(logits, target, dice_weight=1)['total']
     assert torch.equal(segmentation_loss(logits, target.to(dtype), dice_weight=1)['total'], expected)
+
+
+def resized(loss):
+    """The loss of logits interpolated first, as one would write it."""
+    return lambda logits, target, **options: loss(
+        F.interpolate(logits, size=target.shape[-2:], mode='bilinear', align_corners=False), target, **options
+    )
+
+
+def dense(labels: Tensor, classes: int) -> Tensor:
+    return F.one_hot(labels.clamp(min=0), classes).movedim(-1, 1) * (labels != -1).unsqueeze(1).float()
+
+
+# Logits' size, then pixels': whole and broken strides, one row, one pixel, and no interpolation at all.
+SIZES = [
+    ((6, 5), (24, 20)),
+    ((6, 5), (23, 21)),
+    ((7, 4), (14, 13)),
+    ((1, 1), (8, 8)),
+    ((5, 6), (5, 6)),
+    ((1, 9), (4, 9)),
+]
+
+
+@pytest.mark.parametrize('elements', [1, 200, 1000, 2**20])
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('mixing', [None, 0.0, 0.3, 0.5])
+@losses
+def test_small_logits_in_slices_equal_interpolating_first(name, mixing, size, elements, monkeypatch) -> None:
+    monkeypatch.setitem(losses_module.SLICE_ELEMENTS, 'cpu', elements)
+    (rows, columns), (height, width) = size
+    _, labels, _ = random_case((3, 4, height, width))
+    logits = 3 * torch.randn(3, 4, rows, columns, generator=torch.Generator().manual_seed(0))
+    other = labels[[2, 0, 1]]
+    target = labels if mixing is None else MixedTarget(labels, other, mixing)
+    mixed = dense(labels, 4) if mixing is None else (1 - mixing) * dense(labels, 4) + mixing * dense(other, 4)
+    for options in ({}, {'pixels_per_image': torch.tensor(7.0)}, {'dice_per': 'image'}):
+        value, gradient = value_and_gradient(lambda *args: LOSSES[name](*args, **options), logits, target)  # noqa: B023
+        expected = value_and_gradient(lambda *args: resized(LOSSES[name])(*args, **options), logits, mixed)  # noqa: B023
+        torch.testing.assert_close(value, expected[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings('ignore:Some targets have less than 1 total probability')
+@losses
+def test_a_mixed_pair_equals_composer_on_dense_targets(name) -> None:
+    logits, labels, _ = random_case((3, 11, 8, 8))
+    mixed = 0.7 * dense(labels, 11) + 0.3 * dense(labels[[2, 0, 1]], 11)
+    pair = value_and_gradient(LOSSES[name], logits, MixedTarget(labels, labels[[2, 0, 1]], 0.3))
+    torch.testing.assert_close(pair, value_and_gradient(reference(name, mixed), logits, mixed), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('elements', 'slices'), [(10**9, 1), (4 * 24 * 20 * 2, 2), (4 * 24 * 20, 3), (4 * 4 * 20, 18)])
+def test_slices_cover_every_image_and_row_once(elements, slices) -> None:
+    parts = [*cut((3, 4, 6, 5), (24, 20), elements)]
+    assert len(parts) == slices
+    seen = torch.zeros(3, 24, 20)
+    for part in parts:
+        seen[part.images, part.start * 4 : part.start * 4 + part.size[0]] += 1
+    assert (seen == 1).all()
+
+
+def test_a_broken_stride_keeps_images_whole() -> None:
+    assert [*cut((2, 4, 6, 5), (23, 20), 1)] == [Slice(slice(i, i + 1), 0, 6, 0, 0, (23, 20), 3) for i in range(2)]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return out
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+def test_neither_full_logits_nor_a_one_hot_target_are_made(mixed, monkeypatch) -> None:
+    monkeypatch.setitem(losses_module.SLICE_ELEMENTS, 'cpu', 20 * 64 * 8)
+    logits = torch.randn(4, 20, 16, 16, requires_grad=True)
+    labels = torch.randint(20, (4, 64, 64))
+    with LargestTensor() as largest:
+        target = MixedTarget(labels, labels.flip(0), 0.3) if mixed else labels
+        segmentation_loss(logits, target, dice_weight=1)['total'].backward()
+    assert 0 < largest.numel <= 2 * max(labels.numel(), logits.numel())  # full size: 20 labels.numel()
+
+
+def test_dice_per_image_is_the_mean_of_the_images_dice() -> None:
+    logits, target, _ = random_case((3, 5, 6, 4))
+    expected = sum(dice_loss(logits[i : i + 1], target[i : i + 1]) for i in range(3)) / 3
+    torch.testing.assert_close(dice_loss(logits, target, dice_per='image'), expected)
+    assert abs(dice_loss(logits, target) - expected) > 1e-3
+
+
+@pytest.mark.parametrize('microbatches', [2, 4, 8])
+def test_gradients_of_microbatches_add_up_to_the_batchs(microbatches) -> None:
+    """As Composer adds them: each loss weighs as many images as it has. Ignored pixels are spread unevenly."""
+    logits, target, _ = random_case((8, 5, 12, 10), ignored=0)
+    for image in range(8):
+        target[image, : image + 3] = -1
+    options = {'dice_weight': 1.0, 'dice_per': 'image', 'pixels_per_image': (target != -1).sum() / 8}
+    whole = value_and_gradient(lambda *args: segmentation_loss(*args, **options)['total'], logits, target)
+    parts = torch.zeros_like(logits)
+    for index in torch.arange(8).chunk(microbatches):
+        loss = value_and_gradient(
+            lambda *args: segmentation_loss(*args, **options)['total'], logits[index], target[index]
+        )
+        parts[index] = loss[1] * len(index) / 8
+    assert (parts - whole[1]).norm() <= 1e-6 * whole[1].norm()
+    torch.testing.assert_close(whole[0], segmentation_loss(logits, target, dice_weight=1, dice_per='image')['total'])
+
+
+def test_autocast_does_not_reach_the_sums() -> None:
+    logits, target, _ = random_case((2, 5, 6, 4))
+    expected = segmentation_loss(logits, target, dice_weight=1)['total']
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(segmentation_loss(logits, target, dice_weight=1)['total'], expected)

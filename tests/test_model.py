@@ -3,11 +3,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import composer.algorithms
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from composer.algorithms.mixup import MixUp
 from composer.core import Event, State
 from composer.devices import DeviceCPU
 from composer.loggers import Logger
@@ -18,7 +18,8 @@ from torchvision.models._api import WeightsEnum
 from backbones import BACKBONES, build_backbone
 from errors import MissingPathError, UserError
 from losses import segmentation_loss
-from model import ARCHITECTURES, SegmentationModel, build_model, published_init
+from mixup import MixUp
+from model import ARCHITECTURES, SegmentationModel, build_model, published_init, upsample
 
 CLASSES = 5
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
@@ -385,7 +386,7 @@ class TestLoss:
         batch = batch_of()
         logits = model(batch)
         loss = model.loss(logits, batch)
-        expected_logits, auxiliary_logits = model.module.forward_with_auxiliary(batch[0])
+        expected_logits, auxiliary_logits = (upsample(one, batch[0]) for one in model.module.heads(batch[0]))
         assert auxiliary_logits.shape == logits.shape and not torch.allclose(auxiliary_logits, logits, atol=0.01)
         main = segmentation_loss(expected_logits, batch[1], **WEIGHTS)
         auxiliary = segmentation_loss(auxiliary_logits, batch[1], **WEIGHTS)['total']
@@ -446,7 +447,8 @@ class TestLoss:
         loss['total'].backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
-    def test_composers_mixup_trains_it(self, monkeypatch) -> None:
+    @pytest.mark.parametrize('algorithm', [composer.algorithms.MixUp, MixUp])
+    def test_mixup_trains_it(self, algorithm, monkeypatch) -> None:
         """Through the algorithm's own code, with a ratio and an order that are known."""
         monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_mixing_coef', lambda alpha: 0.3)
         monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_indices', lambda count: torch.tensor([1, 0]))
@@ -455,15 +457,16 @@ class TestLoss:
         images, labels = batch_of()
         state = State(model=model, rank_zero_seed=0, run_name='test', device=DeviceCPU())
         state.batch = images, labels
-        logger, mixup = Logger(state), MixUp(alpha=0.5)
+        logger, mixup = Logger(state), algorithm(alpha=0.5)
         mixup.apply(Event.BEFORE_FORWARD, state, logger)
         state.outputs = model(state.batch)
-        mixup.apply(Event.BEFORE_LOSS, state, logger)
+        if mixup.match(Event.BEFORE_LOSS, state):
+            mixup.apply(Event.BEFORE_LOSS, state, logger)
         loss = model.loss(state.outputs, state.batch)
 
         one_hot = F.one_hot(labels + 1, CLASSES + 1).movedim(-1, 1)[:, 1:]
         dense = 0.7 * one_hot + 0.3 * one_hot.flip(0)
-        outputs = model.module.forward_with_auxiliary(0.7 * images + 0.3 * images.flip(0))
+        outputs = model.module.heads(0.7 * images + 0.3 * images.flip(0))
         main, auxiliary = (segmentation_loss(logits, dense, **WEIGHTS)['total'] for logits in outputs)
         torch.testing.assert_close(loss['total'], main + 0.4 * auxiliary)
 

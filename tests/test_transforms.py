@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from layouts import IGNORE_LABEL
 from transforms import (
     IMAGENET_CHANNEL_MEAN,
+    CountLabelled,
     DeviceTransform,
     EvalTransform,
     Geometry,
@@ -541,3 +542,15 @@ def test_device_images_keep_their_memory_format(memory_format) -> None:
     images = torch.zeros(2, 3, 5, 7, dtype=torch.uint8).contiguous(memory_format=memory_format)
     normalised, _ = DeviceTransform()((images, torch.zeros(2, 5, 7, dtype=torch.uint8)))
     assert normalised.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize(('offset', 'expected'), [(1, 3.5), (0, 4.5), (3, 1.5)])
+def test_labelled_pixels_are_counted_as_the_device_transform_labels_them(offset, expected) -> None:
+    masks = torch.tensor([[[0, 1, 2, 150, 254, 255]], [[255, 0, 1, 2, 3, 255]]], dtype=torch.uint8)
+    batch = torch.zeros(2, 3, 1, 6, dtype=torch.uint8), masks
+    images, same, pixels_per_image = CountLabelled(offset)(batch)
+    assert images is batch[0] and same is masks
+    assert pixels_per_image.tolist() == [expected, expected]
+    _, labels, kept = DeviceTransform(offset)((images, same, pixels_per_image))
+    assert (labels != -1).sum().item() == 2 * expected
+    assert kept is pixels_per_image

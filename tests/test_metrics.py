@@ -1,0 +1,97 @@
+from typing import Any
+
+import pytest
+import torch
+from composer.metrics import CrossEntropy as ComposersCrossEntropy
+from composer.metrics import MIoU as ComposersMIoU
+from torch import Tensor
+
+import losses
+from metrics import CrossEntropy, MIoU, argmax, iou_from_confusion
+
+
+def batches(count: int = 3, classes: int = 5) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(classes)
+    return [
+        (
+            torch.randn(2, classes, 9, 7, generator=generator),
+            torch.randint(-1, classes, (2, 9, 7), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize('elements', [1, 100, 2**20])
+@pytest.mark.parametrize('classes', [2, 5, 150])
+def test_miou_equals_composers(classes, elements, monkeypatch) -> None:
+    monkeypatch.setitem(losses.SLICE_ELEMENTS, 'cpu', elements)
+    ours = MIoU(classes)
+    theirs: Any = ComposersMIoU(classes, ignore_index=-1)
+    for logits, labels in batches(classes=classes):
+        ours.update(logits, labels)
+        theirs.update(logits, labels)
+    assert ours.compute().item() == pytest.approx(theirs.compute().item(), rel=1e-6)
+    iou = iou_from_confusion(ours.confusion)
+    expected = theirs.total_intersect / theirs.total_union
+    torch.testing.assert_close(iou, expected, rtol=1e-6, atol=0, check_dtype=False, equal_nan=True)
+
+
+@pytest.mark.parametrize('ignore_index', [-1, 255, 0])
+def test_confusion_counts_each_labelled_pixel_once(ignore_index) -> None:
+    metric = MIoU(3, ignore_index)
+    predictions = torch.tensor([[[0, 1, 2, 2, 1, 1]]])
+    labels = torch.tensor([[[0, 1, 1, 2, ignore_index, 0]]])
+    metric.update(torch.nn.functional.one_hot(predictions, 3).movedim(-1, 1).float(), labels)
+    expected = torch.zeros(3, 3, dtype=torch.int64)
+    for label, prediction in zip(labels.flatten().tolist(), predictions.flatten().tolist()):
+        if label != ignore_index:
+            expected[label, prediction] += 1
+    assert torch.equal(metric.confusion, expected)
+
+
+def test_miou_leaves_out_classes_that_never_occur() -> None:
+    metric = MIoU(4)
+    metric.update(torch.eye(4)[[0, 0, 1]].T.view(1, 4, 1, 3), torch.tensor([[[0, 1, 1]]]))
+    assert metric.compute().item() == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
+    assert iou_from_confusion(metric.confusion).isnan().tolist() == [False, False, True, True]
+
+
+def test_cross_entropy_is_the_mean_over_all_labelled_pixels() -> None:
+    metric = CrossEntropy()
+    for logits, labels in batches():
+        metric.update(logits, labels)
+    logits, labels = (torch.cat(parts) for parts in zip(*batches()))
+    expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-1)
+    torch.testing.assert_close(metric.compute(), expected)
+
+
+def test_cross_entropy_of_one_batch_equals_composers() -> None:
+    ours, theirs = CrossEntropy(), ComposersCrossEntropy(ignore_index=-1)
+    for metric in (ours, theirs):
+        metric.update(*batches()[0])
+    torch.testing.assert_close(ours.compute(), theirs.compute())
+
+
+def test_reset_starts_anew() -> None:
+    for metric in (MIoU(5), CrossEntropy()):
+        first, second, _ = batches()
+        metric.update(*first)
+        metric.reset()
+        metric.update(*second)
+        value = metric.compute()
+        metric.reset()
+        metric.update(*second)
+        assert torch.equal(metric.compute(), value)
+
+
+def test_argmax_takes_the_first_of_equals_as_torch_does() -> None:
+    logits = torch.randint(3, (2, 6, 5, 4)).float()
+    assert torch.equal(argmax(logits), logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_a_lost_network_is_scored_within_the_matrix(bad) -> None:
+    metric = MIoU(3)
+    metric.update(torch.full((1, 3, 2, 2), bad), torch.tensor([[[0, 1], [2, -1]]]))
+    assert metric.confusion.sum() == 3
+    assert metric.confusion.sum(dim=1).tolist() == [1, 1, 1]
