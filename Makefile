@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(shell for c in python3 python3.12 python3.11 python3.10; do \
 	$$c -c '$(SUPPORTED)' 2>/dev/null && echo $$c && break; done)
 
-.PHONY: install demo test lint mmcv-ops clean
+.PHONY: install demo test lint bench bench-gpu mmcv-ops clean
 
 install: $(STAMP)
 
@@ -48,6 +48,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(IN_VENV) pyright
+
+# Each appends its record to benchmarks/records; the table is made from the last ones.
+bench: $(STAMP)
+	for script in data_path loss microbatch train_step algorithms stream_epoch conversion startup scoring; do \
+		$(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(BIN)/python benchmarks/table.py
+
+# With whatever PyTorch is there: nothing is installed.
+bench-gpu:
+	for script in loss scoring train_step algorithms; do python benchmarks/$$script.py || exit 1; done
 
 # mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
 mmcv-ops: $(STAMP)

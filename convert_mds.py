@@ -3,8 +3,8 @@
     python convert_mds.py ./ade20k --out ./ade20k_mds
     python convert_mds.py ./ade20k --out s3://bucket/ade20k
 
-One sub-folder a split, in the schema of streaming's own ADE20K converter. Files are copied byte by byte, and the
-shards are the same whatever the number of workers.
+One sub-folder a split, in the schema of streaming's own ADE20K converter. Files are copied byte by byte, masks not so
+with --fast-masks; the shards are the same whatever the number of workers.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from errors import UserError, choice, clean_exit
 from layouts import LAYOUTS, SPLITS, Pair, find_pairs
 from object_store import s3_client, s3_errors, split_s3
+from samples import UNREADABLE, image_size, unfiltered_png
 
 COLUMNS = {'uid': 'bytes', 'x': 'jpeg', 'y': 'png'}
 SHARD_HEADER_BYTES = 1024  # at most
@@ -65,6 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--compression', help='such as zstd or zstd:7; default: none')
     parser.add_argument('--hashes', type=get_list_arg, default=('sha1', 'xxh64'), help='default: sha1,xxh64')
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the way')
+    parser.add_argument('--fast-masks', action='store_true', help='re-encode masks as PNGs that are faster to decode')
     parser.add_argument('--shuffle-seed', type=int, default=0, help='orders the training samples; default: 0')
     return parser.parse_args(argv)
 
@@ -81,13 +82,16 @@ def convert(
     hashes: Sequence[str] = ('sha1', 'xxh64'),
     overwrite: bool = False,
     shuffle_seed: int = 0,
+    fast_masks: bool = False,
     progress_bar: bool = True,
 ) -> dict[str, int]:
     """Write each split of the dataset in ``path`` to ``<out>/<split>``; returns the number of samples of each.
 
     Nothing can be read at ``out`` before all of it is written. A conversion that fails leaves nothing on disk, and on
     S3 shards without an index. ``size_limit`` is in bytes before compression; a larger sample gets a shard of its own.
-    ``shuffle_seed`` orders the training split, other splits are sorted.
+    ``shuffle_seed`` orders the training split, other splits are sorted. ``fast_masks`` writes masks as PNGs without row
+    filters, which hold the same labels and are decoded in a quarter of the time; shards are still cut by the sizes of
+    the files.
 
     Raises:
         MissingPathError: the dataset, a mask or the bucket does not exist.
@@ -109,7 +113,7 @@ def convert(
         raise UserError(f'not empty: {", ".join(occupied)}; --overwrite replaces it')
 
     with target.staging(list(pairs)) as staging:
-        write = functools.partial(write_shard, target, staging, options)
+        write = functools.partial(write_shard, target, staging, options, fast_masks)
         entries = write_shards(write, shards, num_workers or os.cpu_count() or 1, progress_bar)
         for split in pairs:
             target.publish(staging, split, [entry for shard, entry in zip(shards, entries) if shard.split == split])
@@ -164,12 +168,12 @@ def write_shards(write: Callable[[Shard], Entry], shards: list[Shard], workers: 
     return entries
 
 
-def write_shard(target: 'Target', staging: Path, options: dict[str, Any], shard: Shard) -> Entry:
+def write_shard(target: 'Target', staging: Path, options: dict[str, Any], fast_masks: bool, shard: Shard) -> Entry:
     """Write one shard and hand it to the target; its entry of the index. Runs in a worker."""
     with TemporaryDirectory(dir=staging) as folder:
         with ShardWriter(out=folder, columns=COLUMNS, **options) as writer:
             for pair in shard.pairs:
-                writer.write(read_sample(pair))
+                writer.write(read_sample(pair, fast_masks))
         [entry] = writer.shards
         data = [entry[key] for key in ('raw_data', 'zip_data') if entry[key]]
         file = Path(folder, data[-1]['basename'])
@@ -190,23 +194,22 @@ class ShardWriter(MDSWriter):
         self.new_samples.append(self.encode_sample(sample))
 
 
-def read_sample(pair: Pair) -> dict[str, bytes]:
+def read_sample(pair: Pair, fast_masks: bool = False) -> dict[str, bytes]:
     """The bytes of both files; UserError unless they are images of one size."""
-    image, image_size = read_image(pair.image)
+    image, size = read_image(pair.image)
     mask, mask_size = read_image(pair.mask)
-    if image_size != mask_size:
-        raise UserError(f'(width, height) differ: {image_size} in {pair.image}, {mask_size} in {pair.mask}')
-    return {'uid': pair.uid.encode(), 'x': image, 'y': mask}
+    if size != mask_size:
+        raise UserError(f'(width, height) differ: {size} in {pair.image}, {mask_size} in {pair.mask}')
+    return {'uid': pair.uid.encode(), 'x': image, 'y': unfiltered_png(mask, str(pair.mask)) if fast_masks else mask}
 
 
 def read_image(path: Path) -> tuple[bytes, tuple[int, int]]:
     try:
         data = path.read_bytes()
-        with Image.open(BytesIO(data)) as image:  # reads the header only
-            return data, image.size
+        return data, image_size(data)
     except Image.UnidentifiedImageError as error:
         raise UserError(f'not an image: {path}') from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f'cannot read {path}: {error}') from error
 
 

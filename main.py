@@ -3,6 +3,10 @@
 composer main.py yamls/deeplabv3.yaml recipe_name=mild
 """
 
+import gc
+
+gc.disable()  # until all is imported: what modules are made of stays, and looking through it takes a second or two
+
 import os
 import re
 import sys
@@ -121,8 +125,9 @@ def choose_precision(precision: str, device: str) -> tuple[str, torch.dtype | No
 
     Composer has no reduced precision on a CPU; there ``bf16`` is torch's CPU autocast.
     """
+    bf16 = ('fp32', torch.bfloat16)
     legal = {
-        'cpu': {'auto': ('fp32', None), 'fp32': ('fp32', None), 'bf16': ('fp32', torch.bfloat16)},
+        'cpu': {'auto': bf16 if has_bf16_instructions() else ('fp32', None), 'fp32': ('fp32', None), 'bf16': bf16},
         'gpu': {
             'auto': ('amp_bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'amp_fp16', None),
             'fp32': ('fp32', None),
@@ -134,6 +139,12 @@ def choose_precision(precision: str, device: str) -> tuple[str, torch.dtype | No
         needs = ' needs a GPU, and none is visible' if precision.startswith('amp') else f' is not possible on {device}'
         raise UserError(f'precision={precision}{needs}. Legal here: {", ".join(legal)}.')
     return legal[precision]
+
+
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies in bfloat16; others emulate it, more slowly than float32."""
+    flags = CPU_INFO.read_text() if CPU_INFO.exists() else ''
+    return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
 
 def choose_microbatch_size(size: int | str | None, device: str) -> int | str | None:
@@ -273,6 +284,12 @@ def ignore_known_warnings() -> None:
 def say(line: str) -> None:
     if dist.get_global_rank() == 0:
         print(line, flush=True)
+
+
+gc.freeze()
+gc.enable()
+
+CPU_INFO = Path('/proc/cpuinfo')
 
 
 @clean_exit

@@ -33,9 +33,9 @@ def decode_image(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
     try:
         data = _read(data)
         if isinstance(data, bytes) and data.startswith(_JPEG):
-            with suppress(ValueError):  # PIL has the last word on what is damaged
-                height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
-                if height * width <= _MAX_PIXELS:
+            width, height = image_size(data)
+            if width * height <= _MAX_PIXELS:
+                with suppress(ValueError):  # PIL has the last word on what is damaged
                     return simplejpeg.decode_jpeg(data)
         image = _open(data)
         if image.mode.startswith('I;16'):  # PIL would clip it at 255
@@ -63,6 +63,27 @@ def decode_mask(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(f'mask {name} must have one channel of labels 0…255; it is {mask.dtype} {mask.shape}')
     return mask
+
+
+def unfiltered_png(data: bytes, name: str) -> bytes:
+    """A mask's file → a PNG of the same labels without row filters: faster to decode, and for masks mostly smaller."""
+    options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_COMPRESSION, 9]
+    _, encoded = cv2.imencode('.png', decode_mask(data, name), options)
+    return encoded.tobytes()
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) by the header of an image file.
+
+    Raises:
+        PIL.UnidentifiedImageError, or one of ``UNREADABLE``: it is none.
+    """
+    if data.startswith(_JPEG):
+        with suppress(ValueError):
+            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+            return width, height
+    with Image.open(BytesIO(data)) as image:
+        return image.size
 
 
 def _is_plain_png(data: bytes) -> bool:
@@ -94,7 +115,7 @@ class SampleMaker:
         """→ (3, H, W) uint8, channels last in memory, and (H, W) uint8."""
         if image.shape[:2] != mask.shape:
             raise DataError(f'sizes differ for sample {uid}: image {image.shape[:2]}, mask {mask.shape} (H, W)')
-        if self.max_label < IGNORE_LABEL:
+        if mask.max(initial=0) > self.max_label:
             largest = int(np.where(mask == IGNORE_LABEL, 0, mask).max())
             if largest > self.max_label:
                 raise DataError(

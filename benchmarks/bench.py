@@ -137,7 +137,9 @@ def cells(row: Mapping[str, Any], extra: Sequence[str]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three significant digits, and never an exponent."""
+    """Three significant digits, with an exponent only below a thousandth."""
+    if 0 < abs(value) < 0.001:
+        return f'{value:.1e}'
     digits = max(0, 2 - (len(f'{abs(value):.0f}') - 1)) if abs(value) >= 1 else 3
     return f'{value:.{digits}f}'
 
@@ -146,6 +148,41 @@ def target_line(target: Mapping[str, Any]) -> str:
     verdict = 'reached' if target['met'] else 'NOT reached'
     why = f' {target["why"]}' if target['why'] else ''
     return f'{target["what"]}: {number(target["value"])}, wanted {target["wanted"]}: {verdict}.{why}'
+
+
+def peak_extra_bytes(call: Callable[[], Any]) -> int:
+    """The most memory ``call`` held at a time, beyond what was held before: on the GPU if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew: man 5 proc
+    before = _resident_bytes('VmRSS')
+    call()
+    return _resident_bytes('VmHWM') - before
+
+
+def _resident_bytes(field: str) -> int:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{field}:'))
+
+
+def device() -> str:
+    import torch
+
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def sync() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def versions() -> dict[str, str]:
@@ -170,7 +207,7 @@ def hardware() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return f'{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}'
+        return f'{torch.cuda.get_device_name()}, torch {torch.__version__}'
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     model = next((line.partition(': ')[2] for line in lines if line.startswith('model name')), platform.processor())
     return f'{model.strip()}, {os.cpu_count()} cores'

@@ -554,3 +554,13 @@ def test_labelled_pixels_are_counted_as_the_device_transform_labels_them(offset,
     _, labels, kept = DeviceTransform(offset)((images, same, pixels_per_image))
     assert (labels != -1).sum().item() == 2 * expected
     assert kept is pixels_per_image
+
+
+def test_labelled_pixels_are_counted_over_all_ranks(monkeypatch) -> None:
+    """Here two images of three labelled pixels in all; on the other rank one image of six."""
+    other = torch.tensor([6, 1])
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'all_reduce', lambda counts: counts.add_(other))
+    masks = torch.tensor([[[1, 2, 0]], [[255, 0, 3]]], dtype=torch.uint8)
+    *_, pixels_per_image = CountLabelled()((torch.zeros(2, 3, 1, 3, dtype=torch.uint8), masks))
+    assert pixels_per_image.tolist() == [3, 3]

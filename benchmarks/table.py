@@ -1,0 +1,63 @@
+"""Write benchmarks/RESULTS.md from the last record of each question on each kind of hardware.
+
+python benchmarks/table.py
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bench import RECORDS, ROOT, cells, target_line
+from tabulate import tabulate
+
+QUESTIONS = (
+    'data_path', 'loss', 'microbatch', 'train_step', 'algorithms', 'stream_epoch', 'conversion', 'startup', 'scoring',
+)  # fmt: skip
+ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring')
+
+
+def main() -> None:
+    path = ROOT / 'benchmarks' / 'RESULTS.md'
+    path.write_text('\n'.join(lines()) + '\n')
+    print(path.relative_to(ROOT))
+
+
+def lines() -> Iterator[str]:
+    yield '# Results'
+    yield ''
+    yield 'Written by `python benchmarks/table.py` from the last of the [records](records) of each script. Candidates'
+    yield 'are timed in turn, A B A B …, on pinned threads; medians, smallest and largest, and their number.'
+    for question in QUESTIONS:
+        records = last_records(question)
+        for record in records:
+            yield from section(record)
+        if question in ON_GPU and not any('NVIDIA' in record['hardware'] for record in records):
+            yield from ('', f'`{question}.py` on a GPU: not measured.')
+
+
+def last_records(question: str) -> list[dict[str, Any]]:
+    """The last record of a question for each hardware, in the order in which the hardware first appeared."""
+    file = RECORDS / f'{question}.jsonl'
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list({record['hardware']: record for record in found}.values())
+
+
+def section(record: dict[str, Any]) -> Iterator[str]:
+    yield from ('', f'## {record["question"]}', '')
+    versions = ', '.join(f'{name} {number}' for name, number in record['versions'].items())
+    yield f'`{record["command"]}` on {record["date"]} at commit {record["commit"]}, {record["hardware"]}; {versions}.'
+    for table in record['tables']:
+        extra = list(dict.fromkeys(key for row in table['rows'] for key in row['extra']))
+        headers = [table['title'], f'median, {table["unit"]}', 'min–max', 'n', *extra]
+        rows = [cells(row, extra) for row in table['rows']]
+        yield from ('', tabulate(rows, headers, tablefmt='github', disable_numparse=True))
+    if record['targets'] or record['notes']:
+        yield ''
+    for target in record['targets']:
+        yield f'- {target_line(target)}'
+    for note in record['notes']:
+        yield f'- {note}'
+
+
+if __name__ == '__main__':
+    main()
