@@ -34,7 +34,7 @@ ALGORITHMS: dict[str, list[Algorithm]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=2)
+    parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
     if device() == 'cuda':
         setting, precision = Setting('resnet101', batch_size=16, size=512), 'amp_bf16'
@@ -49,10 +49,11 @@ def main() -> None:
     runs: dict[str, Any] = {
         name: ours(setting, steps, precision, algorithms) for name, algorithms in ALGORITHMS.items()
     }
-    means: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(args.rounds):
-        for name, milliseconds in rounds_of(runs, 1).items():
-            means[name].append(sum(milliseconds) / len(milliseconds))
+    per_round = steps - 1
+    means = {
+        name: [sum(values[i : i + per_round]) / per_round for i in range(0, len(values), per_round)]
+        for name, values in rounds_of(runs, args.rounds).items()
+    }
     plain = sorted(means['none'])[len(means['none']) // 2]
     for name, values in means.items():
         table.add(name, values, **{'× the step without': sorted(values)[len(values) // 2] / plain})

@@ -96,7 +96,7 @@ def train(yaml: str, source: str, path: Path, options: argparse.Namespace) -> di
 
 def write(record: dict[str, Any]) -> None:
     (RECORDS / 'real_input.json').write_text(json.dumps(record, indent=1) + '\n')
-    runs = record['runs']
+    runs, before = record['runs'], json.loads((RECORDS / 'real_input_before.json').read_text())
     versions = ', '.join(f'{name} {number}' for name, number in record['versions'].items())
     lines = [
         '# Real photographs: CamVid, from scratch, on a CPU',
@@ -106,12 +106,15 @@ def write(record: dict[str, Any]) -> None:
         'mIoU in the *mosaic-512sq* protocol at 192×192. ResNet-18, output stride 16, no pretrained weights.',
         'One thread each, two runs at once, on a machine shared with other work: CPU times are the steadier figure.',
         '',
-        '| yaml | from | mIoU | wall | CPU |',
-        '|---|---|---|---|---|',
+        '| yaml | from | mIoU | wall | CPU | before¹: mIoU | wall | CPU |',
+        '|---|---|---|---|---|---|---|---|',
         *(
-            '| {yaml} | {source} | {mean:.1%} | {seconds} s | {cpu_seconds} s |'.format(**run, mean=run['iou']['mean'])
-            for run in runs
+            f'| {run["yaml"]} | {run["source"]} | {figures(run)} | {figures(old)} |'
+            for run, old in zip(runs, before['runs'])
         ),
+        '',
+        f'¹ At commit {before["commit"]}, {before["epochs"]} epochs, with the same settings in float32: the epochs are',
+        'chosen so that both take about the same CPU time.',
         '',
         '![IoU by class](real_input.png)',
         '',
@@ -140,6 +143,10 @@ def write(record: dict[str, Any]) -> None:
     axis.legend(frameon=False, ncols=3, fontsize=8)
     figure.savefig(RECORDS / 'real_input.png', dpi=100)
     plt.close(figure)
+
+
+def figures(run: dict[str, Any]) -> str:
+    return '{mean:.1%} | {seconds} s | {cpu_seconds} s'.format(**run, mean=run['iou']['mean'])
 
 
 def _cpu_model() -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bench import RECORDS, ROOT, cells, target_line
+from bench import RECORDS, ROOT, cells, number, target_line
 from tabulate import tabulate
 
 QUESTIONS = (
@@ -16,10 +16,25 @@ QUESTIONS = (
 ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring')
 
 
+BEGIN, END = '<!-- python benchmarks/table.py -->', '<!-- end -->'
+
+
 def main() -> None:
-    path = ROOT / 'benchmarks' / 'RESULTS.md'
-    path.write_text('\n'.join(lines()) + '\n')
-    print(path.relative_to(ROOT))
+    (ROOT / 'benchmarks' / 'RESULTS.md').write_text('\n'.join(lines()) + '\n')
+    readme = ROOT / 'README.md'
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(f'{before}{BEGIN}\n{summary()}\n{END}{rest.partition(END)[2]}')
+
+
+def summary() -> str:
+    """One line for each figure that has a target."""
+    rows = [
+        (f'`{record["name"]}.py`', target['what'], number(target['value']), target['wanted'])
+        for question in QUESTIONS
+        for record in last_records(question)
+        for target in record['targets']
+    ]
+    return tabulate(rows, ('benchmark', 'figure', 'measured', 'wanted'), tablefmt='github', disable_numparse=True)
 
 
 def lines() -> Iterator[str]:

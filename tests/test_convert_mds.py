@@ -20,6 +20,7 @@ from convert_mds import convert
 from errors import MissingPathError, UserError
 from layouts import LAYOUTS, find_pairs
 from object_store import check_readable, s3_client, split_s3
+from samples import decode_mask
 
 COUNTS = {'train': 13, 'val': 5}
 SMALL = '12kb'  # a few samples a shard
@@ -90,6 +91,16 @@ def test_file_bytes_are_copied(dataset: Path, out: Path):
         assert len(samples) == count
         assert {uid: (x, y) for uid, x, y in samples} == files_of(dataset, split)
     assert sorted(path.name for path in out.iterdir()) == ['train', 'val']
+
+
+def test_fast_masks_hold_the_same_labels(dataset: Path, out: Path):
+    convert(dataset, out, fast_masks=True, progress_bar=False)
+    for split in COUNTS:
+        stored = {uid: (image, mask) for uid, image, mask in raw_samples(out / split)}
+        assert stored.keys() == files_of(dataset, split).keys()
+        for uid, (image, mask) in files_of(dataset, split).items():
+            assert stored[uid][0] == image and stored[uid][1] != mask
+            np.testing.assert_array_equal(decode_mask(stored[uid][1], 'a'), decode_mask(mask, 'a'))
 
 
 def test_train_is_shuffled_by_the_seed_and_val_is_sorted(dataset: Path, tmp_path: Path):

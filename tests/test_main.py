@@ -442,7 +442,9 @@ def test_real_ade20k_images_with_all_classes(tmp_path: Path) -> None:
     assert len(scored) > 3  # the classes of three photographs, and those wrongly predicted
 
 
-@pytest.mark.parametrize(('flags', 'dtype'), [('avx2 avx512_bf16', 'bfloat16'), ('amx_bf16', 'bfloat16'), ('avx2', None)])
+@pytest.mark.parametrize(
+    ('flags', 'dtype'), [('avx2 avx512_bf16', 'bfloat16'), ('amx_bf16', 'bfloat16'), ('avx2', None)]
+)
 def test_auto_precision_is_bfloat16_where_the_cpu_has_it(flags, dtype, tmp_path, monkeypatch) -> None:
     (tmp_path / 'cpuinfo').write_text(f'flags : fpu {flags}\n')
     monkeypatch.setattr(main_module, 'CPU_INFO', tmp_path / 'cpuinfo')

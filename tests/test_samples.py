@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from samples import DataError, SampleMaker, decode_image, decode_mask
+import samples
+from samples import DataError, SampleMaker, decode_image, decode_mask, image_size, unfiltered_png
 from transforms import EvalTransform, TrainTransform
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
@@ -173,3 +174,65 @@ def test_a_sample_is_the_transforms_under_its_own_generator() -> None:
 def test_images_are_channels_last_in_memory() -> None:
     image, _ = make()(RGB, LABELS, 'a', 0)
     assert image.stride() == (1, 27, 3)
+
+
+# The fast decoders
+
+
+def smooth(height: int = 48, width: int = 65) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+@pytest.mark.parametrize('subsampling', [0, 1, 2])
+def test_jpegs_are_decoded_as_by_pil(subsampling, progressive, monkeypatch) -> None:
+    buffer = BytesIO()
+    Image.fromarray(smooth()).save(buffer, 'JPEG', subsampling=subsampling, progressive=progressive)
+    with Image.open(BytesIO(buffer.getvalue())) as image:
+        expected = np.asarray(image.convert('RGB'))
+    monkeypatch.setattr(samples.Image, 'open', None)  # PIL is not asked
+    np.testing.assert_array_equal(decode_image(buffer.getvalue(), 'a'), expected)
+
+
+def test_grey_pngs_are_not_decoded_by_pil(monkeypatch) -> None:
+    data = encoded(Image.fromarray(LABELS))
+    monkeypatch.setattr(samples.Image, 'open', None)
+    np.testing.assert_array_equal(decode_mask(data, 'a'), LABELS)
+
+
+@pytest.mark.parametrize(('decode', 'suffix'), [(decode_image, 'JPEG'), (decode_mask, 'PNG')])
+def test_huge_images_are_left_to_pil_which_refuses_them(decode, suffix, monkeypatch) -> None:
+    monkeypatch.setattr(samples, '_MAX_PIXELS', 50)
+    monkeypatch.setattr(samples.Image, 'MAX_IMAGE_PIXELS', 50)
+    with pytest.raises(DataError, match=r'some/name: Image size \(117 pixels\) exceeds limit of 100 pixels'):
+        decode(encoded(Image.fromarray(LABELS), suffix), 'some/name')
+
+
+@pytest.mark.parametrize('at', [60, -20])
+def test_a_mask_with_a_changed_byte_is_not_taken_for_another(at) -> None:
+    data = bytearray(encoded(Image.fromarray(LABELS)))
+    data[at] ^= 0x55
+    with pytest.raises(DataError, match=r'^damaged mask some/name: '):
+        decode_mask(bytes(data), 'some/name')
+
+
+@pytest.mark.parametrize('suffix', ['JPEG', 'PNG', 'BMP'])
+def test_image_size_is_width_and_height(suffix) -> None:
+    assert image_size(encoded(Image.fromarray(RGB), suffix)) == (13, 9)
+
+
+@pytest.mark.parametrize('data', [b'', b'no image', b'\xff\xd8\xff and no more'])
+def test_image_size_of_none(data) -> None:
+    with pytest.raises(Image.UnidentifiedImageError):
+        image_size(data)
+
+
+@pytest.mark.parametrize('labels', [LABELS, np.zeros((9, 13), np.uint8), np.arange(300 * 300, dtype=np.uint32)])
+def test_an_unfiltered_png_holds_the_same_labels(labels) -> None:
+    labels = (labels if labels.ndim == 2 else (labels // 4000 % 151).reshape(300, 300)).astype(np.uint8)
+    for mask in (Image.fromarray(labels), indexed(labels)):
+        recoded = unfiltered_png(encoded(mask), 'a')
+        with Image.open(BytesIO(recoded)) as image:
+            assert (image.format, image.mode) == ('PNG', 'L')
+            np.testing.assert_array_equal(np.asarray(image), labels)

@@ -1,0 +1,101 @@
+"""The benchmarks' own code; what they measure is in their records, and never in a test."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / 'benchmarks'
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import bench
+
+    return bench
+
+
+@pytest.fixture
+def table(bench: Any) -> Any:
+    import table
+
+    return table
+
+
+def test_candidates_take_turns_and_the_warmup_does_not_count(bench: Any) -> None:
+    order = []
+    candidates = {name: lambda name=name: order.append(name) for name in 'ab'}
+    seconds = bench.interleave(candidates, rounds=3, warmup=1)
+    assert order == ['a', 'b'] * 4
+    assert {name: len(times) for name, times in seconds.items()} == {'a': 3, 'b': 3}
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(0, '0.000'), (0.0123, '0.012'), (1.234, '1.23'), (12.34, '12.3'), (1234.5, '1234'), (7e-7, '7.0e-07')],
+)
+def test_numbers(bench: Any, value: float, text: str) -> None:
+    assert bench.number(value) == text
+
+
+@pytest.mark.parametrize(('value', 'met'), [(1.9, False), (2.0, True), (2.1, True)])
+def test_targets_say_why_only_where_they_are_not_met(bench: Any, value: float, met: bool) -> None:
+    benchmark = bench.Benchmark('name', 'question')
+    benchmark.target('speed', value, at_least=2, why='because')
+    benchmark.target('memory', 4 - value, at_most=2, why='because')
+    assert [target['met'] for target in benchmark.targets] == [met, met]
+    assert [target['why'] for target in benchmark.targets] == ['' if met else 'because'] * 2
+    assert ('NOT' in bench.target_line(benchmark.targets[0])) == (not met)
+
+
+def test_a_record_is_appended(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, 'RECORDS', tmp_path)
+    for _ in range(2):
+        benchmark = bench.Benchmark('name', 'question')
+        assert benchmark.table('one').add('row', [3.0, 1.0, 2.0], more=4.0) == 2
+        benchmark.finish()
+    records = [json.loads(line) for line in (tmp_path / 'name.jsonl').read_text().splitlines()]
+    assert len(records) == 2
+    assert {'command', 'commit', 'hardware', 'versions', 'date'} <= records[0].keys()
+    [row] = records[0]['tables'][0]['rows']
+    assert (row['median'], row['min'], row['max'], row['n'], row['extra']) == (2, 1, 3, 3, {'more': 4})
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='needs Linux')
+def test_peak_memory_is_of_the_call(bench: Any) -> None:
+    import torch
+
+    mebibytes = bench.peak_extra_bytes(lambda: torch.ones(2**24)) / 2**20
+    assert 60 < mebibytes < 90
+
+
+def test_results_and_summary_are_those_of_the_records(table: Any) -> None:
+    assert (FOLDER / 'RESULTS.md').read_text() == '\n'.join(table.lines()) + '\n'
+    readme = (FOLDER.parent / 'README.md').read_text()
+    assert readme.partition(table.BEGIN)[2].partition(table.END)[0].strip() == table.summary()
+
+
+def test_the_last_record_of_each_hardware_counts(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, 'RECORDS', tmp_path)
+    records = [{'hardware': name, 'number': number} for number, name in enumerate(['a', 'b', 'a'])]
+    (tmp_path / 'q.jsonl').write_text('\n'.join(map(json.dumps, records)))
+    assert [record['number'] for record in table.last_records('q')] == [2, 1]
+    assert table.last_records('none') == []
+
+
+def test_no_script_shadows_a_module_that_is_installed_or_in_the_standard_library() -> None:
+    installed = {path.name for folder in sys.path if 'site-packages' in folder for path in Path(folder).iterdir()}
+    for script in FOLDER.glob('*.py'):
+        assert script.stem not in installed | sys.stdlib_module_names
+
+
+def test_every_script_of_make_bench_exists_and_says_its_question(table: Any) -> None:
+    makefile = (FOLDER.parent / 'Makefile').read_text()
+    for question in table.QUESTIONS:
+        assert question in makefile
+        source = ast.parse((FOLDER / f'{question}.py').read_text())
+        assert f'python benchmarks/{question}.py' in (ast.get_docstring(source) or '')
