@@ -78,6 +78,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         PIL.UnidentifiedImageError, or one of ``UNREADABLE``: it is none.
     """
+    if data.startswith(_PNG) and data[12:16] == b'IHDR' and len(data) >= 33:  # the whole header
+        return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
     if data.startswith(_JPEG):
         with suppress(ValueError):
             height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
@@ -88,8 +90,10 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def _is_plain_png(data: bytes) -> bool:
     """Whether the header says 8-bit grey, at most ``_MAX_PIXELS`` of them: https://www.w3.org/TR/png/#11IHDR"""
-    width, height = int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
-    return data.startswith(_PNG) and data[24:26] == b'\x08\x00' and width * height <= _MAX_PIXELS
+    if not data.startswith(_PNG) or data[24:26] != b'\x08\x00':
+        return False
+    width, height = image_size(data)
+    return width * height <= _MAX_PIXELS
 
 
 def _read(data: bytes | Path | Image.Image) -> bytes | Image.Image:

@@ -34,7 +34,7 @@ ALGORITHMS: dict[str, list[Algorithm]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=2)
     args = parser.parse_args()
     if device() == 'cuda':
         setting, precision = Setting('resnet101', batch_size=16, size=512), 'amp_bf16'
