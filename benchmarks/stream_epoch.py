@@ -51,9 +51,8 @@ def main() -> None:
     bench.pin(CORES)
     gc.freeze()  # so that the collections between epochs are quick
     report = bench.Benchmark('stream_epoch', 'How many samples a second does the training dataloader deliver?')
-    report.note(
-        f'{SAMPLES} samples: {photographs.describe(options.images)}, shifted and mirrored, all 683×512. Shards by --fast-masks.'
-    )
+    source = photographs.describe(options.images)
+    report.note(f'{SAMPLES} samples: {source}, shifted and mirrored, all 683×512; shards by --fast-masks.')
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         sources = write_sources(folder, options.images)
