@@ -29,7 +29,7 @@ def main() -> None:
 def summary() -> str:
     """One line for each figure that has a target."""
     rows = [
-        (f'`{record["name"]}.py`', target['what'], number(target['value']), target['wanted'])
+        (f'`benchmarks/{record["name"]}.py`', target['what'], number(target['value']), target['wanted'])
         for question in QUESTIONS
         for record in last_records(question)
         for target in record['targets']
