@@ -49,7 +49,7 @@ def on_cpu(bench: Benchmark, rounds: int) -> None:
     }
     mine, bare, theirs = median.values()
     spent = ', '.join(f'{part} {milliseconds:.1f}' for part, milliseconds in overhead(runs['ours'], steps).items())
-    why = f'Beyond the plain loop, in ms a step of the profiler: {spent}. The rest is less than the spread of the steps.'
+    why = f'Beyond the plain loop, in ms a step of the profiler: {spent}. The rest is below the spread of the steps.'
     bench.target('ours over the plain loop', mine / bare, at_most=1.05, why=why)
     bench.note(f"{theirs / mine:.1f} times as fast as upstream's settings on a CPU.")
     bench.note('GPU: not measured in this run.')
