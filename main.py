@@ -31,6 +31,11 @@ from layouts import get_layout
 from model import SegmentationModel, build_model, check_names, published_init
 from transforms import EvalTransform, TrainTransform
 
+gc.freeze()
+gc.enable()
+
+CPU_INFO = Path('/proc/cpuinfo')
+
 
 def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Trainer:
     """Run a config: train it, or with ``is_train: false`` evaluate it, and return the Trainer.
@@ -284,12 +289,6 @@ def ignore_known_warnings() -> None:
 def say(line: str) -> None:
     if dist.get_global_rank() == 0:
         print(line, flush=True)
-
-
-gc.freeze()
-gc.enable()
-
-CPU_INFO = Path('/proc/cpuinfo')
 
 
 @clean_exit
