@@ -181,17 +181,18 @@ def build_model(
     Raises:
         UserError: an unknown name, or weights that cannot be read.
     """
-    check_names(architecture, backbone_arch)
-    row = ARCHITECTURES[architecture]
-    output_stride = row.output_stride if output_stride is None else output_stride
-    backbone = build_backbone(backbone_arch, backbone_weights, output_stride)
-    heads: dict[str, nn.Module] = {'classifier': build_head(row, backbone.channels, head_channels, num_classes)}
-    if auxiliary_weight:
-        heads['auxiliary'] = build_auxiliary_head(backbone.channels, num_classes)
-    network = SegmentationNetwork(backbone, **heads)
-
+    network = build_network(
+        architecture=architecture,
+        num_classes=num_classes,
+        backbone_arch=backbone_arch,
+        backbone_weights=backbone_weights,
+        output_stride=output_stride,
+        head_channels=head_channels,
+        auxiliary=auxiliary_weight > 0,
+    )
     if init_fn is not None:
-        for module in [*heads.values()] if has_weights(backbone_weights) else [network]:
+        heads = [module for name, module in network.named_children() if name != 'backbone']
+        for module in heads if has_weights(backbone_weights) else [network]:
             module.apply(init_fn)
     if sync_bn and dist.get_world_size() > 1 and torch.cuda.is_available():  # torch has SyncBatchNorm for GPUs only
         network = cast(
@@ -216,6 +217,28 @@ def build_model(
         train_metrics=train_metrics,
         autocast=autocast,
         class_names=class_names,
+    )
+
+
+def build_network(
+    *,
+    architecture: str,
+    num_classes: int,
+    backbone_arch: str,
+    backbone_weights: str | None = None,
+    output_stride: int | None = None,
+    head_channels: int = 512,
+    auxiliary: bool = False,
+) -> SegmentationNetwork:
+    """The network alone; the arguments are those of :func:`build_model`."""
+    check_names(architecture, backbone_arch)
+    row = ARCHITECTURES[architecture]
+    output_stride = row.output_stride if output_stride is None else output_stride
+    backbone = build_backbone(backbone_arch, backbone_weights, output_stride)
+    return SegmentationNetwork(
+        backbone,
+        build_head(row, backbone.channels, head_channels, num_classes),
+        build_auxiliary_head(backbone.channels, num_classes) if auxiliary else None,
     )
 
 
