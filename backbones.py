@@ -1,5 +1,7 @@
-"""torchvision's ResNets as feature extractors: output stride, pretrained weights."""
+"""torchvision's and mmsegmentation's ResNets as feature extractors: output stride, pretrained weights."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from errors import MissingPathError, UserError, choice
+from mmcv_ops import ensure_ops
 
-BACKBONES = (
+TORCHVISION = (
     'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
     'resnext50_32x4d', 'resnext101_32x8d', 'resnext101_64x4d',
     'wide_resnet50_2', 'wide_resnet101_2',
@@ -50,19 +53,47 @@ class Backbone(nn.Module):
 
 
 def build_backbone(backbone_arch: str, backbone_weights: str | None, output_stride: int) -> Backbone:
-    """A ResNet without its classifier, dilated to ``output_stride``."""
+    """A ResNet of ``BACKBONES`` without its classifier, dilated to ``output_stride``."""
     if output_stride not in (8, 16, 32):
         raise UserError(f'model.output_stride={output_stride} is not possible. Legal: 8, 16, 32.')
-    resnet = torchvision.models.get_model(backbone_arch, weights=None)
+    backbone = BACKBONES[backbone_arch](output_stride)
     if has_weights(backbone_weights):
-        load_backbone_weights(resnet, backbone_arch, str(backbone_weights))
-    backbone = Backbone(resnet)
+        load_backbone_weights(backbone, backbone_arch, str(backbone_weights))
+    return backbone
+
+
+def torchvision_resnet(name: str, output_stride: int) -> Backbone:
+    backbone = Backbone(torchvision.models.get_model(name, weights=None))
     dilation = 1
     for stage, stride in zip(backbone.stages[2:], (16, 32)):
         if stride > output_stride:
             dilate(stage, dilation)
             dilation *= 2
     return backbone
+
+
+def deep_stem_resnet(depth: int, output_stride: int) -> Backbone:
+    """mmsegmentation's ResNetV1c: three 3×3 convolutions where torchvision has one of 7×7."""
+    ensure_ops()
+    from mmseg.models.backbones import ResNetV1c
+
+    rates = [max(1, stride // output_stride) for stride in (4, 8, 16, 32)]
+    backbone: Any = ResNetV1c(
+        depth=depth,
+        strides=[1, *(1 if rate > 1 else 2 for rate in rates[1:])],
+        dilations=rates,
+        contract_dilation=True,  # the first block of a dilated stage keeps the dilation before it, as torchvision's
+        norm_cfg={'type': 'BN', 'requires_grad': True},
+        norm_eval=False,
+    )
+    backbone.channels = [backbone.feat_dim // ratio for ratio in (8, 4, 2, 1)]
+    return backbone  # a Backbone in what it does, not by its class
+
+
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    **{name: partial(torchvision_resnet, name) for name in TORCHVISION},
+    **{f'resnetv1c{depth}': partial(deep_stem_resnet, depth) for depth in (18, 50, 101)},
+}
 
 
 def dilate(stage: nn.Sequential, dilation: int) -> None:
@@ -86,9 +117,10 @@ def has_weights(backbone_weights: str | None) -> bool:
     return backbone_weights is not None and backbone_weights.lower() not in ('', 'none', 'null')
 
 
-def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weights: str) -> None:
-    names = {weights.name: weights for weights in torchvision.models.get_model_weights(backbone_arch)}
-    names['DEFAULT'] = torchvision.models.get_model_weights(backbone_arch).DEFAULT  # type: ignore[attr-defined]
+def load_backbone_weights(backbone: nn.Module, backbone_arch: str, backbone_weights: str) -> None:
+    """Load torchvision's weights of that name, or a file's; a classifier in them is left out."""
+    published: Any = torchvision.models.get_model_weights(backbone_arch) if backbone_arch in TORCHVISION else None
+    names = {} if published is None else {**{one.name: one for one in published}, 'DEFAULT': published.DEFAULT}
     if backbone_weights in names:
         weights = names[backbone_weights]
         try:
@@ -105,7 +137,7 @@ def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weight
     else:
         raise choice('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
     state_dict = {key: value for key, value in state_dict.items() if not key.startswith('fc.')}
-    own = {key: value.shape for key, value in resnet.state_dict().items() if not key.startswith('fc.')}
+    own = {key: value.shape for key, value in backbone.state_dict().items()}
     unexpected = [key for key, value in state_dict.items() if own.get(key) != getattr(value, 'shape', None)]
     missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
     if missing or unexpected:
@@ -114,7 +146,7 @@ def load_backbone_weights(resnet: nn.Module, backbone_arch: str, backbone_weight
             f'{len(missing)} parameters are missing ({", ".join(missing[:3])} …), {len(unexpected)} are not known '
             f'or of another shape ({", ".join(unexpected[:3])} …).'
         )
-    resnet.load_state_dict(state_dict, strict=False)  # without the classifier
+    backbone.load_state_dict(state_dict, strict=False)  # num_batches_tracked may be missing
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
-"""What our runs add to Composer's: a stop on a lost loss, resumable randomness, results to look at."""
+"""What our runs add to Composer's: a stop on a lost loss, resumable randomness, the best checkpoint, results."""
 
-import csv
 import math
 import random
 from collections.abc import Callable
@@ -9,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from composer.core import Callback, State
+from composer.callbacks import CheckpointSaver
+from composer.core import Callback, Event, State
 from composer.loggers import Logger
-from composer.utils import dist
-from rich.console import Console
-from rich.table import Table
+from composer.utils import dist, parse_uri
 
+from card import ModelCard
+from ema import EMA
 from errors import UserError
-from metrics import iou_from_confusion
-from pictures import save_predictions
-from transforms import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from gallery import Gallery
+from metrics import MIoU, predictions
+from model import unwrapped
+from pictures import save_predictions, side_by_side
+from scores import Scores
+from transforms import to_pixels
 
 
 class StopOnNonFiniteLoss(Callback):
@@ -66,64 +69,135 @@ class AtFirstBatch(Callback):
             self.action = None
 
 
-class ShowResults(Callback):
-    """Writes IoU by class as a CSV table and some predictions as a picture after each evaluation.
+class Describe(Callback):
+    """Keeps the model's card in each checkpoint, which is then used without a yaml."""
+
+    def __init__(self, card: ModelCard):
+        self.card = card
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.card.to_dict()
+
+
+class BestCheckpoint(Callback):
+    """Keeps the checkpoint of the best evaluation beside the latest: ``best-rank{rank}.pt``, a link to it.
 
     Args:
-        folder: where ``iou.csv`` and ``predictions.png`` go.
-        num_images: how many of rank 0's images are shown, taken from all over the evaluation.
+        folder: Composer's ``save_folder``.
     """
 
-    def __init__(self, folder: str, num_images: int = 6):
-        self.folder = Path(folder)
+    def __init__(self, folder: str):
+        name = 'best-ep{epoch}-ba{batch}-rank{rank}.pt'
+        remote = Path(parse_uri(folder)[2])
+        # One inside this callback, because the Trainer takes the first it is given for the one it resumes from.
+        self.saver = CheckpointSaver(
+            folder=folder,
+            filename=name,
+            remote_file_name=str(remote / name),
+            latest_filename='best-rank{rank}.pt',
+            latest_remote_file_name=str(remote / 'best-rank{rank}.pt'),
+            save_interval=self._is_due,
+            overwrite=True,
+            num_checkpoints_to_keep=1,
+        )
+        self.best = -math.inf
+        self._improved = False
+
+    def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.EVAL_END:
+            value = float(mean_iou(state).compute())
+            if value > self.best:
+                self.best, self._improved = value, True
+        self.saver.run_event(event, state, logger)
+
+    def _is_due(self, state: State, event: Event) -> bool:
+        due, self._improved = self._improved, False
+        return due
+
+    def post_close(self) -> None:
+        self.saver.post_close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'best': self.best, **self.saver.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state['best']
+        self.saver.load_state_dict(state)
+        saved = self.saver.all_saved_checkpoints_to_timestamp
+        self.saver.saved_checkpoints = [path for path in saved if Path(path).exists()]
+
+
+class ShowResults(Callback):
+    """Scores each evaluation in full, logs the figures, and writes them with some pictures into a folder.
+
+    What is written: ``scores.json``, ``scores.csv``, ``image_scores.csv``, ``images.json``, ``images/`` and
+    ``predictions.png``. The pictures that are always the same go to TensorBoard and W&B as well.
+
+    Args:
+        folder: may name ``{run_name}``; None only logs.
+        num_images: pictures of each group: best, worst, and always the same.
+    """
+
+    def __init__(self, folder: str | None = None, num_images: int = 6):
+        self.folder = folder
         self.num_images = num_images
-        self._samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.weights: str | None = None  # which the model has, ema or raw; None: asks Composer's EMA
+        self.evaluations: list[Scores] = []
+        self._gallery: Gallery | None = None
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        self._samples = []
+        self._gallery = Gallery(len(unwrapped(state.model).class_names), self.num_images) if self.folder else None
+        self._averaged = any(isinstance(algorithm, EMA) and algorithm.ema_started for algorithm in state.algorithms)
 
-    def eval_batch_end(self, state: State, logger: Logger) -> None:
-        batches = int(state.dataloader_len or 1)
-        wanted = -(-self.num_images // batches)
-        interval = max(1, batches // self.num_images)
-        if dist.get_global_rank() or state.eval_timestamp.batch.value % interval:
+    def eval_after_forward(self, state: State, logger: Logger) -> None:
+        images, labels, *uids = state.batch
+        if self._gallery is None or not uids:
             return
-        images, labels = (tensor[:wanted].cpu() for tensor in state.batch)
-        predictions = state.outputs[:wanted].argmax(dim=1).cpu().numpy()  # type: ignore[index]
-        pixels = images.permute(0, 2, 3, 1).numpy() * IMAGENET_CHANNEL_STD + IMAGENET_CHANNEL_MEAN
-        self._samples += zip(pixels.round().clip(0, 255).astype(np.uint8), labels.numpy(), predictions)
+        outputs: Any = state.outputs
+        found = outputs if isinstance(outputs, list) else predictions(outputs)
+        for uid, image, truth, prediction in zip(*uids, images, labels, found):
+            image = image[-1] if isinstance(image, list) else image  # of several views the largest
+            self._gallery.add(uid, to_pixels(image), truth.cpu().numpy(), prediction.cpu().numpy())
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        iou = iou_by_class(state)
-        if dist.get_global_rank():
-            return
-        names: Any = state.model.class_names
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / 'iou.csv.partial'
-        with partial.open('w', newline='') as file:
-            csv.writer(file).writerows([('class', 'IoU'), *zip(names, (f'{value:.4f}' for value in iou))])
-            csv.writer(file).writerow(('mean', f'{np.nanmean(iou):.4f}'))
-        partial.replace(self.folder / 'iou.csv')
-        title = f'epoch {state.timestamp.epoch.value}, mean IoU {np.nanmean(iou):.1%}'
-        images, truths, predictions = zip(*self._samples[: self.num_images])
-        save_predictions(self.folder / 'predictions.png', images, truths, predictions, names, title)
+        model = unwrapped(state.model)
+        loader: Any = state.dataloader
+        confusion, images = (value.clone() for value in (mean_iou(state).confusion, mean_iou(state).images))
+        dist.all_reduce(confusion)
+        dist.all_reduce(images)
+        if int(images) != len(loader.dataset):
+            raise UserError(f'{int(images)} of the {len(loader.dataset)} images of {loader.dataset} were scored')
+        scores = Scores(
+            confusion.cpu().numpy(),
+            model.class_names,
+            int(images),
+            str(model.protocol),
+            self.weights or ('ema' if self._averaged else 'raw'),
+            state.timestamp.epoch.value,
+            state.timestamp.batch.value,
+        )
+        self.evaluations.append(scores)
+        figures = {('mIoU' if name == 'mean_iou' else name): value for name, value in scores.summary().items()}
+        logger.log_metrics({f'metrics/eval/{name}[{model.protocol}]': value for name, value in figures.items()})
+        if self.folder and self._gallery is not None:
+            self._gallery.gather()
+            if dist.get_global_rank() == 0:
+                self._write(Path(self.folder.format(run_name=state.run_name)), scores, logger)
 
-    def show(self) -> None:
-        """Print the table of the last evaluation, and where it and the picture are."""
-        table = Table('class', 'IoU')
-        with (self.folder / 'iou.csv').open() as file:
-            for name, value in list(csv.reader(file))[1:]:
-                table.add_row(name, value)
-        Console().print(table)
-        print(f'picture: {self.folder / "predictions.png"}\ntable: {self.folder / "iou.csv"}')
+    def _write(self, folder: Path, scores: Scores, logger: Logger) -> None:
+        assert self._gallery is not None
+        scores.write(folder)
+        self._gallery.write(folder)
+        shown = self._gallery.groups['sample']
+        title = f'epoch {scores.epoch}, mIoU {scores.mean_iou:.1f}, {scores.protocol}'
+        save_predictions(folder / 'predictions.png', shown, scores.class_names, title)
+        for picture in shown:
+            logger.log_images(side_by_side(picture), f'predictions/{picture.uid}', channels_last=True)
 
 
-def iou_by_class(state: State) -> np.ndarray:
-    """Intersection over union of each class over all ranks: (C,) float64, NaN where a class never occurs."""
-    metric: Any = state.eval_metrics['eval']['MIoU']
-    confusion = metric.confusion.clone()
-    dist.all_reduce(confusion)
-    return iou_from_confusion(confusion).cpu().numpy()
+def mean_iou(state: State) -> MIoU:
+    """The metric of the evaluation that has just ended, with this rank's confusion matrix."""
+    return next(metric for metric in state.eval_metrics['eval'].values() if isinstance(metric, MIoU))
 
 
 CALLBACKS: dict[str, type] = {'show_results': ShowResults}

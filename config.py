@@ -48,6 +48,7 @@ class DatasetConfig:
     keep_ratio: bool = False
     final_size: int = 512
     ignore_background: bool = True
+    window_stride: int | None = None  # of eval_protocol=slide, in pixels; None: two thirds of final_size
     batch_size: int = 128  # global: over all ranks
     drop_last: bool = True
     shuffle: bool = True
@@ -83,6 +84,7 @@ class Config:
     seed: int = 17
     max_duration: str = '128ep'
     eval_interval: str = '1ep'
+    eval_protocol: str = 'mosaic-512sq'  # a row of protocols.PROTOCOLS
     device_train_microbatch_size: Any = 'auto'  # int, 'auto', or None for the whole batch
     precision: str = 'auto'
     compile: bool = False
@@ -107,8 +109,10 @@ class Config:
     save_interval: str = '1ep'
     save_num_checkpoints_to_keep: int = -1
     save_overwrite: bool = False
+    save_best: bool = True
     load_path: str | None = None
     load_weights_only: bool = False
+    trust_checkpoint: bool = False  # load a file that would run code of its own
     autoresume: bool = False
     python_log_level: str | None = None
 
@@ -216,6 +220,8 @@ def check(config: Config) -> None:
             faults.append(f'{key}.min_resize_scale={dataset.min_resize_scale} is above max_resize_scale')
         if dataset.num_workers is not None and dataset.num_workers < 0:
             faults.append(f'{key}.num_workers={dataset.num_workers} must be 0 or more')
+        if dataset.window_stride is not None and not 0 < dataset.window_stride <= dataset.final_size:
+            faults.append(f'{key}.window_stride={dataset.window_stride} must be 1 … final_size={dataset.final_size}')
         if dataset.prefetch_factor < 1:
             faults.append(f'{key}.prefetch_factor={dataset.prefetch_factor} must be 1 or more')
     if config.model.dice_per not in ('batch', 'image'):

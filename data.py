@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from errors import UserError, clean_exit
 from layouts import IGNORE_LABEL, Layout, find_pairs, get_layout
-from samples import DataError, SampleMaker, decode_image, decode_mask
+from protocols import Protocol
+from samples import DataError, Sample, SampleMaker, decode_image, decode_mask
 from transforms import CountLabelled, DeviceTransform, EvalTransform, TrainTransform
 
 
@@ -39,7 +40,7 @@ class FolderDataset(Dataset):
     def __str__(self) -> str:
         return str(self.path)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         uid, image, mask = self.pairs[index]
         return self.make_sample(decode_image(image, str(image)), decode_mask(mask, str(mask)), uid, epoch)
@@ -62,10 +63,21 @@ class EpochSampler(DistributedSampler):
         return ((self.epoch, index) for index in itertools.islice(super().__iter__(), skip, None))
 
 
-def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Stack samples; the (B, 3, H, W) images stay channels last in memory, as they were decoded."""
-    images, masks = zip(*samples)
+    images, masks, _ = zip(*samples)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2), torch.stack(masks)
+
+
+def collate_named(samples: list[Sample]) -> tuple[Tensor, Tensor, list[str]]:
+    """:func:`collate`, and the uids."""
+    return *collate(samples), [uid for _, _, uid in samples]
+
+
+def collate_views(samples: list[Sample]) -> tuple[list[Any], ...]:
+    """Samples of a protocol, each of its own size: a list of views, of masks and of uids."""
+    views, masks, uids = (list(column) for column in zip(*samples))
+    return views, masks, uids
 
 
 class CheckedDataLoader(DataLoader):
@@ -74,16 +86,16 @@ class CheckedDataLoader(DataLoader):
     Streaming ends an epoch early, and in silence, when a shard cannot be read.
     """
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         seen, self.dataset.resume_sample = getattr(self.dataset, 'resume_sample', 0), 0  # type: ignore[attr-defined]
         seen //= dist.get_world_size()
         if isinstance(self.sampler, EpochSampler):
             self.sampler.skip = seen
         expected, delivered = self.samples_per_epoch - seen, 0
         try:
-            for images, masks in super().__iter__():
-                delivered += len(images)
-                yield images, masks
+            for batch in super().__iter__():
+                delivered += len(batch[0])
+                yield batch
         except DataError as error:  # a worker wraps its own traceback around the message
             raise DataError(str(error).rpartition('DataError: ')[2].strip()) from None
         if delivered != expected:
@@ -110,7 +122,8 @@ def build_dataspec(
     local: str | None = None,
     num_classes: int | None = None,
     ignore_background: bool = True,
-    transform: TrainTransform | EvalTransform,
+    transform: TrainTransform | EvalTransform | Protocol,
+    named: bool = False,
     seed: int = 17,
     drop_last: bool = False,
     shuffle: bool = False,
@@ -127,6 +140,8 @@ def build_dataspec(
         local: where streamed shards are kept.
         num_classes: refuses larger labels; None lets all pass.
         ignore_background: label 0 is no class and is ignored.
+        transform: makes a sample; with a protocol, batches are lists of views, masks and uids.
+        named: a batch has the uids of its samples too.
         streaming: further arguments of ``streaming.StreamingDataset``.
         dataloader_kwargs: further arguments of ``torch.utils.data.DataLoader``.
 
@@ -169,7 +184,7 @@ def build_dataspec(
         batch_size=batch_size,
         sampler=sampler,
         drop_last=drop_last,
-        collate_fn=collate,
+        collate_fn=collate_views if isinstance(transform, Protocol) else collate_named if named else collate,
         **dataloader_kwargs,
     )
     if len(loader) == 0:
@@ -181,6 +196,7 @@ def build_dataspec(
         loader,
         batch_transforms=CountLabelled(label_offset) if split == 'train' else None,
         microbatch_transforms=DeviceTransform(label_offset),
+        get_num_samples_in_batch=lambda batch: len(batch[1]),
     )
 
 

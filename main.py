@@ -17,18 +17,24 @@ from typing import Any, cast
 
 import torch
 from composer import Trainer
-from composer.core import DataSpec
+from composer.core import DataSpec, Evaluator
 from composer.utils import dist, get_device, reproducibility
 from omegaconf import DictConfig, OmegaConf
 
 import config as config_module
 import registry
-from callbacks import AtFirstBatch, SeedEachBatch, ShowResults, StopOnNonFiniteLoss
+from callbacks import AtFirstBatch, BestCheckpoint, Describe, SeedEachBatch, StopOnNonFiniteLoss
+from card import ModelCard
+from checkpoints import Checkpoint, check_safe, load_weights, read_checkpoint
 from config import Config, DatasetConfig
 from data import build_dataspec
-from errors import MissingPathError, UserError, clean_exit
+from errors import UserError, clean_exit
+from evaluate import evaluate, results_folder, show, shown_results
+from history import History
 from layouts import get_layout
 from model import SegmentationModel, build_model, check_names, published_init
+from object_store import local_copy
+from protocols import Protocol, get_protocol
 from transforms import EvalTransform, TrainTransform
 
 gc.freeze()
@@ -48,6 +54,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
         cfg, sources = config_module.merge(cast(DictConfig, OmegaConf.create(cast(dict, config))))
     check_registered(cfg)
     check_names(cfg.model.architecture, cfg.model.backbone_arch)
+    protocol = get_protocol(cfg.eval_protocol, cfg.eval_dataset.final_size, cfg.eval_dataset.window_stride)
 
     # Device and ranks
     device = get_device(None)
@@ -60,39 +67,50 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Data
     train_dataspec = dataspec(cfg.train_dataset, 'train', cfg) if cfg.is_train else None
-    eval_dataspec = dataspec(cfg.eval_dataset, 'val', cfg)
+    eval_dataspec = dataspec(cfg.eval_dataset, 'val', cfg, protocol)
 
     # Model
-    classes = get_layout(cfg.eval_dataset.name).classes
+    card = model_card(cfg)
     model = build_model(
         **vars(cfg.model),
         full_size_logits=False,
         train_metrics=cfg.train_metrics,
         autocast=autocast,
-        class_names=classes if len(classes) == cfg.model.num_classes else None,
+        class_names=card.class_names,
+        protocol=protocol,
         init_fn=published_init,
     )
+    checkpoint, resume_path = load_checkpoint(cfg, model)
 
     # Optimizer and learning rate
     optimizer = registry.build_one('optimizer', cfg.optimizer, model.parameters())
     scheduler = registry.build_one('scheduler', cfg.scheduler) if cfg.is_train else None
 
     # Recipe, callbacks, loggers
-    algorithms = registry.build('algorithms', cfg.algorithms)
+    algorithms = registry.build('algorithms', cfg.algorithms if cfg.is_train else {})
+    folder = run_folder(cfg)
+    results = {'folder': f'{folder}/evaluation' if folder else None}
+    if not cfg.is_train:
+        results = {'folder': results_folder(cfg.load_path, str(protocol))}
     callbacks = [
         SeedEachBatch(),
         StopOnNonFiniteLoss(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
-        *registry.build('callbacks', cfg.callbacks),
+        Describe(card),
+        *registry.build('callbacks', {'show_results': results} | cfg.callbacks),
+        *([BestCheckpoint(cfg.save_folder)] if cfg.save_folder and cfg.save_best and cfg.is_train else []),
     ]
     loggers = registry.build('loggers', {k: v for k, v in cfg.loggers.items() if k != 'progress_bar'})
+    loggers += [History(folder)] if folder and cfg.is_train else []
 
     # Trainer
     trainer = build_trainer(
         cfg,
         model=model,
+        load_path=resume_path,
         train_dataloader=train_dataspec,
-        eval_dataloader=eval_dataspec,
+        # All metrics: Composer takes their names for patterns, and the brackets of mIoU[ade20k-ss] would match nothing
+        eval_dataloader=Evaluator(label='eval', dataloader=eval_dataspec, metric_names=['']),
         optimizers=optimizer,
         schedulers=scheduler,
         algorithms=algorithms,
@@ -108,7 +126,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     if cfg.is_train:
         train(cfg, trainer)
     else:
-        trainer.eval()
+        evaluate(trainer, checkpoint)
     return trainer
 
 
@@ -159,23 +177,25 @@ def choose_microbatch_size(size: int | str | None, device: str) -> int | str | N
     return size
 
 
-def dataspec(dataset: DatasetConfig, split: str, cfg: Config) -> DataSpec:
+def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: Protocol | None = None) -> DataSpec:
     """The DataSpec of ``train_dataset`` or ``eval_dataset``."""
     assert dataset.path is not None
     cores = len(os.sched_getaffinity(0)) // dist.get_local_world_size()
     num_workers = max(1, min(8, cores)) if dataset.num_workers is None else dataset.num_workers
     workers = {'persistent_workers': dataset.persistent_workers, 'prefetch_factor': dataset.prefetch_factor}
-    transform = (
-        TrainTransform(
+    batch_size = dataset.batch_size // dist.get_world_size()
+    if protocol is None:
+        transform = TrainTransform(
             dataset.base_size,
             dataset.final_size,
             dataset.min_resize_scale,
             dataset.max_resize_scale,
             dataset.keep_ratio,
         )
-        if split == 'train'
-        else EvalTransform(dataset.final_size)
-    )
+    elif protocol.resize == 'square':
+        transform = EvalTransform(dataset.final_size)
+    else:
+        transform, batch_size = protocol, 1  # images of any size, so one at a time
     streaming = (
         'predownload', 'cache_limit', 'num_canonical_nodes', 'shuffle_algo',
         'download_retry', 'download_timeout', 'validate_hash',
@@ -183,13 +203,14 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config) -> DataSpec:
     return build_dataspec(
         path=dataset.path,
         split=split,
-        batch_size=dataset.batch_size // dist.get_world_size(),
+        batch_size=batch_size,
         name=dataset.name,
         is_streaming=dataset.is_streaming,
         local=dataset.local,
         num_classes=cfg.model.num_classes,
         ignore_background=dataset.ignore_background,
         transform=transform,
+        named=protocol is not None,
         seed=cfg.seed,
         drop_last=dataset.drop_last and split == 'train',  # every image is scored
         shuffle=dataset.shuffle and split == 'train',
@@ -200,12 +221,43 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config) -> DataSpec:
     )
 
 
+def model_card(cfg: Config) -> ModelCard:
+    """What a checkpoint of this run says of itself."""
+    layout, model = get_layout(cfg.eval_dataset.name), cfg.model
+    return ModelCard(
+        architecture=model.architecture,
+        num_classes=model.num_classes,
+        backbone_arch=model.backbone_arch,
+        output_stride=model.output_stride,
+        head_channels=model.head_channels,
+        auxiliary=model.auxiliary_weight > 0,
+        class_names=layout.classes,
+        dataset=cfg.eval_dataset.name,
+        label_offset=layout.label_offset if cfg.eval_dataset.ignore_background else 0,
+        image_size=cfg.eval_dataset.final_size,
+    )
+
+
+def load_checkpoint(cfg: Config, model: SegmentationModel) -> tuple[Checkpoint | None, str | None]:
+    """Weights go into the model at once; the path of a whole training state is left to the Trainer."""
+    if cfg.load_path is None:
+        return None, None
+    path = local_copy(cfg.load_path.format(rank=dist.get_global_rank(), local_rank=dist.get_local_rank()))
+    checkpoint = read_checkpoint(path, cfg.trust_checkpoint)
+    if cfg.is_train and not cfg.load_weights_only and checkpoint.kind == 'composer':
+        check_safe(path, cfg.trust_checkpoint)  # the Trainer will run what is in it
+        return checkpoint, path
+    load_weights(model.module, checkpoint.weights, f'load_path={cfg.load_path}')
+    return checkpoint, None
+
+
+def run_folder(cfg: Config) -> str | None:
+    """Where config, history and results go: beside the checkpoints, if they are on disk."""
+    return None if not cfg.save_folder or '://' in cfg.save_folder else cfg.save_folder
+
+
 def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Trainer:
     """A Trainer; what is wrong with a checkpoint to load becomes one message."""
-    if cfg.load_path and '://' not in cfg.load_path:
-        load_path = cfg.load_path.format(rank=dist.get_global_rank(), local_rank=dist.get_local_rank())
-        if not Path(load_path).exists():
-            raise MissingPathError(f'load_path={load_path}: no such file')
     try:
         return Trainer(
             model=model,
@@ -216,8 +268,6 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
             save_interval=cfg.save_interval,
             save_num_checkpoints_to_keep=cfg.save_num_checkpoints_to_keep,
             save_overwrite=cfg.save_overwrite,
-            load_path=cfg.load_path,
-            load_weights_only=cfg.load_weights_only,
             autoresume=cfg.autoresume,
             spin_dataloaders=False,  # our datasets start where a checkpoint left off
             seed=cfg.seed,
@@ -257,20 +307,21 @@ def train(cfg: Config, trainer: Trainer) -> None:
 
 
 def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:
-    """Keep the effective config beside checkpoints on disk."""
-    if cfg.save_folder and '://' not in cfg.save_folder and dist.get_global_rank() == 0:
-        config_module.save(cfg, sources, Path(cfg.save_folder.format(run_name=run_name)) / 'config.yaml')
+    """Keep the effective config in the run's folder."""
+    folder = run_folder(cfg)
+    if folder and dist.get_global_rank() == 0:
+        config_module.save(cfg, sources, Path(folder.format(run_name=run_name)) / 'config.yaml')
 
 
 def summarize(cfg: Config, trainer: Trainer) -> None:
-    metrics = {key: float(metric.compute()) for key, metric in trainer.state.eval_metrics.get('eval', {}).items()}
-    images = int(trainer.state.eval_timestamp.sample)
-    say(f'\nevaluated {images} images: ' + ', '.join(f'{name} {value:.4g}' for name, value in metrics.items()))
-    for callback in trainer.state.callbacks:
-        if isinstance(callback, ShowResults) and dist.get_global_rank() == 0:
-            callback.show()
-    if cfg.is_train and cfg.save_folder:
-        say(f'checkpoints: {cfg.save_folder.format(run_name=trainer.state.run_name)}')
+    """The last evaluation, or all of a run that only evaluates, and where everything is."""
+    results = shown_results(trainer)
+    if results is None:
+        return
+    show(results.evaluations[-1:] if cfg.is_train else results.evaluations)
+    for what, folder in {'results': results.folder, 'checkpoints': cfg.save_folder if cfg.is_train else None}.items():
+        if folder:
+            say(f'{what}: {folder.format(run_name=trainer.state.run_name)}')
 
 
 def ignore_known_warnings() -> None:
@@ -279,7 +330,7 @@ def ignore_known_warnings() -> None:
         '``build_loss`` would be deprecated',  # mmseg builds a loss with each head, which is never used
         'Default ``avg_non_ignore`` is False',
         'The memory monitor only works on CUDA devices',
-        'Cannot split tensor of length',  # the last, smaller batch of an evaluation
+        'Cannot split ',  # the last, smaller batch of an evaluation
         'SAM has known issues of weight mismatch',  # Composer's; sam.py has not
         'Negative label indices are being ignored',  # MixUp, on ignored pixels
     ):

@@ -8,15 +8,19 @@ from torchmetrics import Metric
 
 from losses import slice_elements
 
+COUNTED_AT_ONCE = 2**22  # pixels; bounds the memory of a large image's evaluation
+
 
 class MIoU(Metric):
     """Mean intersection over union in percent, over the classes that occur in labels or predictions.
 
-    Equals ``composer.metrics.MIoU``. ``confusion`` is (C, C) int64: pixels by true class, then by predicted class.
+    Equals ``composer.metrics.MIoU``. ``confusion`` is (C, C) int64: pixels by true class, then by predicted class;
+    ``images`` counts those that were scored.
     """
 
     full_state_update = False
     confusion: Tensor
+    images: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int = -1):
         super().__init__()
@@ -24,17 +28,12 @@ class MIoU(Metric):
         self.ignore_index = ignore_index
         zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state('confusion', default=zeros, dist_reduce_fx='sum')
+        self.add_state('images', default=torch.zeros((), dtype=torch.int64), dist_reduce_fx='sum')
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """(B, C, H, W) logits and (B, H, W) integer labels."""
-        predictions = torch.empty_like(labels)
-        for image, classes, rows in slices(logits):
-            predictions[image, rows] = argmax(logits[image, classes, rows])
-        # Ignored pixels are counted in one cell more, so that no mask has to be brought to the host.
-        cells = torch.where(labels == self.ignore_index, self.num_classes**2, labels * self.num_classes + predictions)
-        counts = torch.zeros(self.num_classes**2 + 1, dtype=torch.int64, device=labels.device)
-        counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells.flatten()))
-        self.confusion += counts[:-1].view_as(self.confusion)
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """(B, C, H, W) logits, or (B, H, W) integer predictions, and (B, H, W) integer labels."""
+        self.confusion += confusion_matrix(predictions(outputs), labels, self.num_classes, self.ignore_index)
+        self.images += len(labels)
 
     def compute(self) -> Tensor:
         return 100 * iou_from_confusion(self.confusion).nanmean()
@@ -65,6 +64,26 @@ class CrossEntropy(Metric):
 
     def compute(self) -> Tensor:
         return (self.total / self.pixels).float()
+
+
+def predictions(outputs: Tensor) -> Tensor:
+    """(B, C, H, W) logits → (B, H, W) their argmax; predictions stay as they are."""
+    if not outputs.is_floating_point():
+        return outputs
+    found = outputs.new_empty(outputs[:, 0].shape, dtype=torch.int64)
+    for image, classes, rows in slices(outputs):
+        found[image, rows] = argmax(outputs[image, classes, rows])
+    return found
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = -1) -> Tensor:
+    """Integer predictions and labels of one shape → (C, C) int64 counts by label, then by prediction."""
+    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=labels.device)
+    for label, prediction in zip(labels.flatten().split(COUNTED_AT_ONCE), predictions.flatten().split(COUNTED_AT_ONCE)):
+        # Ignored pixels are counted in one cell more, so that no mask has to be brought to the host.
+        cells = torch.where(label == ignore_index, num_classes**2, label.long() * num_classes + prediction)
+        counts.scatter_add_(0, cells, torch.ones_like(cells))
+    return counts[:-1].view(num_classes, num_classes)
 
 
 def iou_from_confusion(confusion: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A torchvision backbone and an mmsegmentation head as one ComposerModel."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from composer.models import ComposerClassifier
 from composer.utils import dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric, MetricCollection
 
 from backbones import BACKBONES, Backbone, build_backbone, has_weights
@@ -18,6 +19,7 @@ from errors import choice
 from losses import segmentation_loss
 from metrics import CrossEntropy, MIoU
 from mmcv_ops import ensure_ops
+from protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ ARCHITECTURES = {
 class SegmentationNetwork(nn.Module):
     """Backbone, decode head and, in training, an auxiliary head.
 
-    (B, 3, H, W) float images → (B, num_classes, H, W) float32 logits. ``heads`` gives the logits at each head's own
-    stride, (B, num_classes, h, w), which is all that training needs.
+    (B, 3, H, W) float images → (B, num_classes, H, W) float32 logits. ``logits`` and ``heads`` give those at the heads'
+    own stride, (B, num_classes, h, w).
     """
 
     def __init__(self, backbone: Backbone, classifier: nn.Module, auxiliary: nn.Module | None = None):
@@ -64,7 +66,10 @@ class SegmentationNetwork(nn.Module):
         self.auxiliary = auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
-        return upsample(self.classifier(self.backbone(images)), images)
+        return upsample(self.logits(images), images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
 
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.backbone(images)
@@ -84,6 +89,9 @@ class SegmentationModel(ComposerClassifier):
     the loss interpolates a slice of it at a time: the same loss in far less memory. In evaluation it always has the
     size of the images.
 
+    An evaluation batch may hold images of several sizes as lists: of the views of each image that ``protocol`` makes,
+    and of labels. Its output is a list of predictions, (H, W) integers each.
+
     ``autocast`` runs the network, not the loss, in that dtype; Composer does so itself on a GPU.
     """
 
@@ -99,16 +107,21 @@ class SegmentationModel(ComposerClassifier):
         train_metrics: bool = False,
         autocast: torch.dtype | None = None,
         class_names: Sequence[str] | None = None,
+        protocol: Protocol | None = None,
     ):
         metrics = MetricCollection([CrossEntropy(ignore_index), MIoU(num_classes, ignore_index)])
+        protocol = protocol or PROTOCOLS['mosaic-512sq']()
         self.module: SegmentationNetwork
         super().__init__(
             module=network,
             num_classes=num_classes,
             train_metrics=metrics.clone() if train_metrics else MetricCollection([]),
-            val_metrics=metrics,
+            val_metrics=metrics
+            if protocol.resize == 'square'
+            else MetricCollection({f'mIoU[{protocol}]': MIoU(num_classes, ignore_index)}),
             loss_fn=loss_fn,
         )
+        self.protocol = protocol
         self.auxiliary_weight = auxiliary_weight
         self.full_size_logits = full_size_logits
         self.autocast = autocast
@@ -118,16 +131,27 @@ class SegmentationModel(ComposerClassifier):
 
     def forward(self, batch: Sequence[Any]) -> Tensor:
         images = batch[0]
-        device = images.device.type
-        with torch.autocast(device, dtype=self.autocast) if self.autocast else nullcontext():
-            if self.training:
-                logits, self._auxiliary_logits = self.module.heads(images)
-                return upsample(logits, images) if self.full_size_logits else logits
-            return self.module(images)
+        if not self.training:
+            return upsample(self.logits(images), images)
+        with self._autocast(images):
+            logits, self._auxiliary_logits = self.module.heads(images)
+        return upsample(logits, images) if self.full_size_logits else logits
 
-    def eval_forward(self, batch: Sequence[Any], outputs: Tensor | None = None) -> Tensor:
-        """Logits of full size; in training those of the last forward, for the train metrics."""
-        return self.forward(batch) if outputs is None else upsample(outputs, batch[0])
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, num_classes, h, w) logits at the head's own stride."""
+        with self._autocast(images):
+            return self.module.logits(images)
+
+    def _autocast(self, images: Tensor) -> AbstractContextManager:
+        return torch.autocast(images.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+
+    def eval_forward(self, batch: Sequence[Any], outputs: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Logits of full size, or predictions; in training the logits of the last forward, for the train metrics."""
+        if outputs is not None:
+            return upsample(outputs, batch[0])
+        if isinstance(batch[0], Tensor):
+            return self.forward(batch)
+        return [self.protocol.labels(self.logits, views, label.shape) for views, label in zip(batch[0], batch[1])]
 
     def loss(self, outputs: Tensor, batch: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         target, pixels_per_image = batch[1], batch[2][0] if len(batch) > 2 else None
@@ -138,8 +162,12 @@ class SegmentationModel(ComposerClassifier):
             loss = {**loss, 'total': loss['total'] + self.auxiliary_weight * auxiliary, 'auxiliary': auxiliary}
         return loss
 
-    def update_metric(self, batch: Sequence[Any], outputs: Tensor, metric: Metric) -> None:
-        metric.update(outputs, batch[1])
+    def update_metric(self, batch: Sequence[Any], outputs: Tensor | list[Tensor], metric: Metric) -> None:
+        if isinstance(outputs, Tensor):
+            metric.update(outputs, batch[1])
+        else:
+            for predictions, labels in zip(outputs, batch[1]):
+                metric.update(predictions.unsqueeze(0), labels.unsqueeze(0))
 
 
 def build_model(
@@ -160,6 +188,7 @@ def build_model(
     train_metrics: bool = False,
     autocast: torch.dtype | None = None,
     class_names: Sequence[str] | None = None,
+    protocol: Protocol | None = None,
     init_fn: Callable[[nn.Module], None] | None = None,
 ) -> SegmentationModel:
     """Build the network and wrap it for Composer.
@@ -175,8 +204,9 @@ def build_model(
         sync_bn: synchronise batch norm over the GPUs of each node where there is more than one rank.
         dice_per: ``batch``: Dice over all pixels of a microbatch; ``image``: of each image, whatever the microbatch.
         full_size_logits: False lets the loss interpolate the logits of a training step, a slice at a time.
-        init_fn: applied to the heads, and to the backbone too where it has no pretrained weights.
         autocast: the network's dtype on a CPU; on a GPU Composer's precision decides.
+        protocol: how evaluation batches of views are merged and what their metric is called; default mosaic-512sq.
+        init_fn: applied to the heads, and to the backbone too where it has no pretrained weights.
 
     Raises:
         UserError: an unknown name, or weights that cannot be read.
@@ -217,6 +247,7 @@ def build_model(
         train_metrics=train_metrics,
         autocast=autocast,
         class_names=class_names,
+        protocol=protocol,
     )
 
 
@@ -240,6 +271,11 @@ def build_network(
         build_head(row, backbone.channels, head_channels, num_classes),
         build_auxiliary_head(backbone.channels, num_classes) if auxiliary else None,
     )
+
+
+def unwrapped(model: Any) -> SegmentationModel:
+    """The model inside Composer's ``state.model``, which is wrapped where there is more than one rank."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def check_names(architecture: str, backbone_arch: str) -> None:

@@ -1,8 +1,12 @@
 """S3, or whatever speaks it at ``S3_ENDPOINT_URL``: one client, and each way it fails told in one line."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errors import MissingPathError, UserError
@@ -84,3 +88,30 @@ def check_readable(url: str) -> None:
     with s3_errors(index):
         # Not a HEAD request: its answer has no body, so a missing bucket would look like a missing key.
         s3_client().get_object(Bucket=bucket, Key=key)['Body'].close()
+
+
+def local_copy(path: str) -> str:
+    """A file anywhere Composer reads from → a path on this machine; each node downloads it once.
+
+    Raises:
+        MissingPathError: there is no such file.
+        UserError: the store refuses, or does not answer.
+    """
+    from composer.utils import dist, get_file
+
+    if '://' not in path:
+        if not Path(path).exists():
+            raise MissingPathError(f'load_path={path}: no such file')
+        return path
+    copy = None
+    if dist.get_local_rank() == 0:
+        folder = tempfile.mkdtemp(prefix='checkpoint-')
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        copy = str(Path(folder) / Path(path).name)
+        try:
+            with s3_errors(path):
+                get_file(path, copy, progress_bar=False)
+        except FileNotFoundError as error:
+            raise MissingPathError(f'load_path={path}: no such file') from error
+    copies: list[Any] = dist.all_gather_object(copy)
+    return copies[dist.get_global_rank() - dist.get_local_rank()]

@@ -5,52 +5,61 @@ from pathlib import Path
 
 import numpy as np
 
-from layouts import palette
+from gallery import Picture
+from layouts import IGNORE_LABEL, palette
 
 
 def colorize(labels: np.ndarray) -> np.ndarray:
-    """(H, W) integer labels → (H, W, 3) uint8; ignored pixels, -1, are black."""
-    colors = np.vstack([palette(int(labels.max()) + 1), np.zeros((1, 3), np.uint8)])
-    return colors[labels]
+    """(H, W) uint8 labels → (H, W, 3) uint8; ignored pixels, 255, are black."""
+    return np.vstack([palette(255), np.zeros((1, 3), np.uint8)])[labels]
 
 
-def save_predictions(
+def side_by_side(picture: Picture) -> np.ndarray:
+    """(H, 3 W, 3) uint8: image, truth and prediction."""
+    return np.hstack([picture.image, colorize(picture.truth), colorize(picture.prediction)])
+
+
+def save_predictions(path: Path, pictures: Sequence[Picture], class_names: Sequence[str], title: str = '') -> None:
+    """Write a grid of (image, truth, prediction) rows as PNG; replaces ``path`` when it is complete."""
+    scored = [np.where(p.truth == IGNORE_LABEL, p.truth, p.prediction) for p in pictures]
+    rows = [(p.image, colorize(p.truth), colorize(s)) for p, s in zip(pictures, scored)]
+    labels = [labels for picture in pictures for labels in (picture.truth, picture.prediction)]
+    save_grid(path, rows, ('image', 'ground truth', 'prediction'), labels, class_names, title)
+
+
+def save_grid(
     path: Path,
-    images: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    predictions: Sequence[np.ndarray],
+    rows: Sequence[Sequence[np.ndarray]],
+    headings: Sequence[str],
+    labels: Sequence[np.ndarray],
     class_names: Sequence[str],
     title: str = '',
 ) -> None:
-    """Write a grid of (image, truth, prediction) rows as PNG; replaces ``path`` when it is complete.
-
-    Args:
-        images: (H, W, 3) uint8 each.
-        truths, predictions: (H, W) integer labels each, -1 is ignored and is black in both.
-    """
+    """A PNG of rows of pictures, (H, W, 3) uint8 each, with a legend of the classes that occur in ``labels``."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    columns = 2 if len(images) > 3 else 1  # groups of three pictures side by side
-    rows = -(-len(images) // columns)
-    shown = sorted({int(label) for labels in (*truths, *predictions) for label in np.unique(labels) if label >= 0})
+    groups = 2 if len(rows) > 3 else 1  # rows side by side
+    height, width = -(-len(rows) // groups), len(headings)
     figure, axes = plt.subplots(
-        rows, 3 * columns, figsize=(6.6 * columns, 2.2 * rows + 0.9), squeeze=False, layout='constrained'
+        height,
+        width * groups,
+        figsize=(2.2 * width * groups, 2.2 * height + 0.9),
+        squeeze=False,
+        layout='constrained',
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    for index, (image, truth, prediction) in enumerate(zip(images, truths, predictions)):
-        row, first = index % rows, 3 * (index // rows)
-        scored = np.where(truth < 0, -1, prediction)
-        for offset, (name, picture) in enumerate(
-            (('image', image), ('ground truth', colorize(truth)), ('prediction', colorize(scored)))
-        ):
+    for index, pictures in enumerate(rows):
+        row, first = index % height, width * (index // height)
+        for offset, (heading, picture) in enumerate(zip(headings, pictures)):
             axes[row, first + offset].imshow(picture, interpolation='nearest')
             if row == 0:
-                axes[row, first + offset].set_title(name, fontsize=9)
+                axes[row, first + offset].set_title(heading, fontsize=9)
+    shown = sorted({int(label) for found in labels for label in np.unique(found) if label != IGNORE_LABEL})
     colors = palette(max(shown, default=0) + 1) / 255
     handles = [Patch(color=colors[label], label=class_names[label]) for label in shown[:24]]
     handles.append(Patch(color='black', label='ignored'))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from errors import UserError
 from layouts import IGNORE_LABEL
+from protocols import Protocol
 from transforms import EvalTransform, TrainTransform, sample_rng
 
 # What PIL raises for a damaged file; the last for a header that claims a huge picture.
@@ -104,6 +105,10 @@ def _open(data: bytes | Image.Image) -> Image.Image:
     return Image.open(BytesIO(data)) if isinstance(data, bytes) else data
 
 
+# The image, or the views a protocol makes of it; the mask; the uid
+Sample = tuple[Tensor | list[Tensor], Tensor, str]
+
+
 @dataclass(frozen=True)
 class SampleMaker:
     """Decoded image and mask → the tensors of one sample.
@@ -111,12 +116,12 @@ class SampleMaker:
     ``max_label`` is the largest label a mask may hold besides 255.
     """
 
-    transform: TrainTransform | EvalTransform
+    transform: TrainTransform | EvalTransform | Protocol
     seed: int
     max_label: int = IGNORE_LABEL
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, uid: str, epoch: int) -> tuple[Tensor, Tensor]:
-        """→ (3, H, W) uint8, channels last in memory, and (H, W) uint8."""
+    def __call__(self, image: np.ndarray, mask: np.ndarray, uid: str, epoch: int) -> Sample:
+        """→ (3, H, W) uint8, channels last in memory, or a list of them by a protocol; (H, W) uint8; the uid."""
         if image.shape[:2] != mask.shape:
             raise DataError(f'sizes differ for sample {uid}: image {image.shape[:2]}, mask {mask.shape} (H, W)')
         if mask.max(initial=0) > self.max_label:
@@ -126,5 +131,13 @@ class SampleMaker:
                     f'label {largest} in the mask of sample {uid} is above {self.max_label}, the largest that '
                     'model.num_classes allows (255 is ignored). Check model.num_classes and ignore_background.'
                 )
+        if isinstance(self.transform, Protocol):
+            views = [to_tensor(view) for view in self.transform.views(image)]
+            return views, torch.from_numpy(self.transform.target(mask)), uid
         image, mask = self.transform(image, mask, sample_rng(self.seed, epoch, uid))
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        return to_tensor(image), torch.from_numpy(mask), uid
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, 3) → (3, H, W), the same memory."""
+    return torch.from_numpy(image).permute(2, 0, 1)

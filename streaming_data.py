@@ -7,11 +7,10 @@ from typing import Any
 
 from streaming import StreamingDataset
 from streaming.base.dataset import _ShardState
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from errors import MissingPathError
-from samples import DataError, SampleMaker, decode_image, decode_mask
+from samples import DataError, Sample, SampleMaker, decode_image, decode_mask
 
 
 class StreamingSegmentation(StreamingDataset):
@@ -65,7 +64,7 @@ class StreamingSegmentation(StreamingDataset):
             self._fail(error)
             self._raise_failure()
 
-    def get_item(self, sample_id: int, retry: int = 7) -> tuple[Tensor, Tensor]:
+    def get_item(self, sample_id: int, retry: int = 7) -> Sample:
         assert self.make_sample is not None
         sample = self.read(sample_id, retry)
         name = f'{sample["uid"]} in {self.path}'
@@ -130,5 +129,5 @@ class MapView(Dataset):
     def __str__(self) -> str:
         return str(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         return self.dataset[key[1]]

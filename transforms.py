@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -181,11 +182,13 @@ class EvalTransform:
     final_size: int = 512
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        size = (self.final_size, self.final_size)
-        return (
-            np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)),
-            np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
-        )
+        return self.resize_image(image), self.resize_mask(mask)
+
+    def resize_image(self, image: np.ndarray) -> np.ndarray:
+        return np.array(Image.fromarray(image).resize((self.final_size, self.final_size), Image.Resampling.BILINEAR))
+
+    def resize_mask(self, mask: np.ndarray) -> np.ndarray:
+        return np.array(Image.fromarray(mask).resize((self.final_size, self.final_size), Image.Resampling.NEAREST))
 
 
 @dataclass(frozen=True)
@@ -193,16 +196,32 @@ class DeviceTransform:
     """uint8 microbatch → what the network takes, on the batch's own device.
 
     Images (B, 3, H, W) uint8 → float32, ImageNet-normalised. Masks (B, H, W) uint8 → int64 labels: ``label_offset``
-    is class 0; what lies below it, and 255, is -1. What else is in the batch stays.
+    is class 0; what lies below it, and 255, is -1. Images of several sizes come as a list of views each, and masks as
+    a list. What else is in the batch stays.
     """
 
     label_offset: int = 1
 
-    def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def __call__(self, batch: Sequence[Any]) -> tuple[Any, ...]:
         images, masks, *more = batch
-        mean, std = _channel_statistics(images.device)
-        labels = (masks.long() - self.label_offset).clamp(min=-1)
-        return (images.float() - mean) / std, labels.masked_fill(masks == IGNORE_LABEL, -1), *more
+        if isinstance(images, Tensor):
+            return normalize(images), self.labels(masks), *more
+        return [[normalize(view) for view in views] for views in images], [self.labels(mask) for mask in masks], *more
+
+    def labels(self, masks: Tensor) -> Tensor:
+        return (masks.long() - self.label_offset).clamp_(min=-1).masked_fill_(masks == IGNORE_LABEL, -1)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """(…, 3, H, W) uint8 → float32, normalised as torchvision's backbones were trained."""
+    mean, std = _channel_statistics(images.device)
+    return (images.float() - mean) / std
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """What :func:`normalize` was given: (3, H, W) float32 → (H, W, 3) uint8 on the host."""
+    mean, std = _channel_statistics(image.device)
+    return (image * std + mean).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -225,6 +244,6 @@ class CountLabelled:
 
 @cache
 def _channel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation as (1, 3, 1, 1); made once, because the host waits for each copy to a device."""
+    """Mean and standard deviation as (3, 1, 1); made once, because the host waits for each copy to a device."""
     mean, std = (torch.tensor(values, device=device) for values in (IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD))
-    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+    return mean.view(3, 1, 1), std.view(3, 1, 1)

@@ -158,21 +158,22 @@ def test_a_label_above_the_largest_is_named(largest, max_label, refused) -> None
 
 
 def test_a_mask_without_labels_passes() -> None:
-    _, labels = make(7)(RGB, np.full((9, 13), 255, np.uint8), '0042', 0)
+    _, labels, _ = make(7)(RGB, np.full((9, 13), 255, np.uint8), '0042', 0)
     assert (labels == 255).all()
 
 
 def test_a_sample_is_the_transforms_under_its_own_generator() -> None:
     transform = TrainTransform(12, 8)
     expected = transform(RGB, LABELS, np.random.default_rng((3, 5, 0x3ABA674F)))  # crc32 of 'uid 1'
-    image, mask = SampleMaker(transform, seed=3)(RGB, LABELS, 'uid 1', 5)
+    image, mask, uid = SampleMaker(transform, seed=3)(RGB, LABELS, 'uid 1', 5)
+    assert uid == 'uid 1'
     assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((3, 8, 8), torch.uint8, (8, 8), torch.uint8)
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected[0])
     np.testing.assert_array_equal(mask.numpy(), expected[1])
 
 
 def test_images_are_channels_last_in_memory() -> None:
-    image, _ = make()(RGB, LABELS, 'a', 0)
+    image, _, _ = make()(RGB, LABELS, 'a', 0)
     assert image.stride() == (1, 27, 3)
 
 

@@ -1,0 +1,129 @@
+"""The images to look at of an evaluation: the best, the worst, and always the same few others."""
+
+import csv
+import io
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from composer.utils import dist
+from PIL import Image
+
+from layouts import IGNORE_LABEL, palette
+from scores import defined, figure, image_scores, write_text
+
+LONG_SIDE = 1024  # pixels of a picture; larger ones are only shrunk again where they are shown
+
+
+class Picture(NamedTuple):
+    """An image, (H, W, 3) uint8, with its truth and prediction, (H, W) uint8; 255 is ignored."""
+
+    uid: str
+    mean_iou: float  # percent, NaN without a labelled pixel
+    pixel_accuracy: float
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+# A group is those that come first by its key. "sample" is a choice by name: the same in every evaluation and run.
+GROUPS: dict[str, Callable[[Picture], tuple[float, str]]] = {
+    'best': lambda picture: (-picture.mean_iou, picture.uid),
+    'worst': lambda picture: (picture.mean_iou, picture.uid),
+    'sample': lambda picture: (zlib.crc32(picture.uid.encode()), picture.uid),
+}
+
+
+class Gallery:
+    """Takes every image of an evaluation, and keeps the scores of all and the pictures of a few.
+
+    Args:
+        per_group: pictures kept of each of ``GROUPS``.
+    """
+
+    def __init__(self, num_classes: int, per_group: int = 6):
+        self.num_classes = num_classes
+        self.per_group = per_group
+        self.scores: dict[str, tuple[float, float]] = {}  # mean IoU and pixel accuracy by uid
+        self.groups: dict[str, list[Picture]] = {name: [] for name in GROUPS}
+
+    def add(self, uid: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """One image, (h, w, 3) uint8, and its labels of -1 … C-1, (H, W) integers each; -1 is ignored."""
+        if uid in self.scores:  # a rank's last batch may be filled up with what another has
+            return
+        size, valid = self.num_classes, truth >= 0
+        cells = truth[valid].astype(np.int64) * size + prediction[valid]
+        self.scores[uid] = image_scores(np.bincount(cells, minlength=size**2).reshape(size, size))
+        picture = Picture(uid, *self.scores[uid], image, truth, prediction)
+        if any(self._is_kept(name, picture) for name in GROUPS):
+            self._keep(_shrunk(picture))
+
+    def gather(self) -> None:
+        """Bring together what all ranks have; the same on each of them afterwards."""
+        for scores, groups in dist.all_gather_object((self.scores, self.groups)):
+            self.scores |= scores
+            for picture in {picture.uid: picture for group in groups.values() for picture in group}.values():
+                self._keep(picture)
+        self.scores = dict(sorted(self.scores.items()))
+
+    def _is_kept(self, name: str, picture: Picture) -> bool:
+        group, key = self.groups[name], GROUPS[name]
+        if np.isnan(key(picture)[0]) or picture.uid in {kept.uid for kept in group}:
+            return False
+        return len(group) < self.per_group or key(picture) < key(group[-1])
+
+    def _keep(self, picture: Picture) -> None:
+        for name, key in GROUPS.items():
+            if self._is_kept(name, picture):
+                self.groups[name] = sorted([*self.groups[name], picture], key=key)[: self.per_group]
+
+    def write(self, folder: Path) -> None:
+        """``image_scores.csv`` of all images, ``images.json`` and ``images/`` of the pictures kept."""
+        (folder / 'images').mkdir(parents=True, exist_ok=True)
+        pictures = {picture.uid: picture for group in self.groups.values() for picture in group}
+        entries, kept = [], set()
+        for uid, picture in pictures.items():
+            name = uid.replace('/', '_')
+            files = {'image': f'images/{name}.jpg'}
+            files |= {part: f'images/{name}-{part}.png' for part in ('truth', 'prediction')}
+            Image.fromarray(picture.image).save(folder / files['image'], quality=90)
+            for part in ('truth', 'prediction'):
+                indexed_png(getattr(picture, part), self.num_classes).save(folder / files[part])
+            groups = [group for group, members in self.groups.items() if uid in {member.uid for member in members}]
+            scores = {'mean_iou': defined(picture.mean_iou), 'pixel_accuracy': defined(picture.pixel_accuracy)}
+            entries.append({'uid': uid, 'groups': groups, **scores, **files})
+            kept |= set(files.values())
+        write_text(folder / 'images.json', json.dumps({'images': entries}, indent=1) + '\n')
+        for stale in (folder / 'images').iterdir():
+            if f'images/{stale.name}' not in kept:
+                stale.unlink()
+        text = io.StringIO()
+        rows = [(uid, *map(figure, pair)) for uid, pair in self.scores.items()]
+        csv.writer(text).writerows([('uid', 'mean_iou', 'pixel_accuracy'), *rows])
+        write_text(folder / 'image_scores.csv', text.getvalue())
+
+
+def indexed_png(labels: np.ndarray, num_classes: int) -> Image.Image:
+    """(H, W) uint8 labels as a palette image: classes in their colours, 255 black."""
+    image = Image.fromarray(labels, 'P')
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:num_classes] = palette(num_classes)
+    image.putpalette(colors.tobytes())
+    return image
+
+
+def _shrunk(picture: Picture) -> Picture:
+    height, width = picture.truth.shape
+    scale = min(1, LONG_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    truth, prediction = (
+        cv2.resize(np.where(labels < 0, IGNORE_LABEL, labels).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        for labels in (picture.truth, picture.prediction.astype(np.int16))
+    )
+    return picture._replace(
+        image=cv2.resize(picture.image, size, interpolation=cv2.INTER_AREA), truth=truth, prediction=prediction
+    )

@@ -1,0 +1,162 @@
+"""What an evaluation found: the benchmark's figures, class by class and over all, from the confusion matrix."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from layouts import palette
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All figures in percent, NaN where not defined. ``confusion``: (C, C) int64 pixels, true class by predicted class.
+
+    Of ADE20K's development kit: pixel accuracy is the share of labelled pixels that are right, IoU is intersection over
+    union of a class over the whole set, the final score the mean of pixel accuracy and mean IoU. As in mmsegmentation,
+    a class without a labelled pixel has no accuracy, one that is not predicted either no IoU, and means leave it out.
+    """
+
+    confusion: np.ndarray
+    class_names: tuple[str, ...]
+    images: int
+    protocol: str
+    weights: str = 'raw'  # or ema
+    epoch: int = 0
+    batch: int = 0
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(C,) labelled pixels of each class."""
+        return self.confusion.sum(axis=1)
+
+    @property
+    def iou(self) -> np.ndarray:
+        hits = self.confusion.diagonal()
+        return _percent(hits, self.labelled + self.confusion.sum(axis=0) - hits)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        return _percent(self.confusion.diagonal(), self.labelled)
+
+    @property
+    def pixel_share(self) -> np.ndarray:
+        return _percent(self.labelled, self.confusion.sum())
+
+    @property
+    def predicted_share(self) -> np.ndarray:
+        return _percent(self.confusion.sum(axis=0), self.confusion.sum())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return float(_percent(self.confusion.trace(), self.confusion.sum()))
+
+    @property
+    def mean_accuracy(self) -> float:
+        return _mean(self.accuracy)
+
+    @property
+    def mean_iou(self) -> float:
+        return _mean(self.iou)
+
+    @property
+    def final_score(self) -> float:
+        return (self.pixel_accuracy + self.mean_iou) / 2
+
+    def summary(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ('pixel_accuracy', 'mean_accuracy', 'mean_iou', 'final_score')}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it: None in place of NaN."""
+        columns = {name: getattr(self, name) for name in ('iou', 'accuracy', 'pixel_share', 'predicted_share')}
+        colors = palette(len(self.class_names)).tolist()
+        return {
+            **{name: getattr(self, name) for name in ('protocol', 'weights', 'epoch', 'batch', 'images')},
+            **{name: defined(value) for name, value in self.summary().items()},
+            'classes': [
+                {'name': name, 'color': colors[index]}
+                | {column: defined(float(values[index])) for column, values in columns.items()}
+                for index, name in enumerate(self.class_names)
+            ],
+            'confusion': self.confusion.tolist(),
+        }
+
+    def to_csv(self) -> str:
+        text = io.StringIO()
+        rows = csv.writer(text)
+        rows.writerow(('class', 'iou', 'accuracy', 'pixel_share'))
+        rows.writerows(zip(self.class_names, *(map(figure, v) for v in (self.iou, self.accuracy, self.pixel_share))))
+        rows.writerow(('mean', figure(self.mean_iou), figure(self.mean_accuracy), ''))
+        rows.writerow(('pixel accuracy', '', figure(self.pixel_accuracy), ''))
+        return text.getvalue()
+
+    def write(self, folder: Path) -> None:
+        """``scores.json`` and ``scores.csv``, each replaced when it is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / 'scores.json', json.dumps(self.to_dict(), allow_nan=False) + '\n')
+        write_text(folder / 'scores.csv', self.to_csv())
+
+    def table(self) -> Table:
+        table = Table(title=f'{self.protocol}, {self.weights} weights, {self.images} images', title_justify='left')
+        table.add_column('class')
+        for name in ('IoU', 'accuracy', 'share of pixels'):
+            table.add_column(name, justify='right')
+        columns = (map(figure, values) for values in (self.iou, self.accuracy, self.pixel_share))
+        for row in zip(self.class_names, *columns):
+            table.add_row(*row)
+        table.add_section()
+        table.add_row('mean', figure(self.mean_iou), figure(self.mean_accuracy), '')
+        return table
+
+    def __str__(self) -> str:
+        figures = ', '.join(f'{name.replace("_", " ")} {value:.2f}' for name, value in self.summary().items())
+        return f'{self.protocol}, {self.weights} weights, {self.images} images: {figures}'
+
+
+def image_scores(confusion: np.ndarray) -> tuple[float, float]:
+    """Mean IoU and pixel accuracy of one image, in percent; NaN without a labelled pixel."""
+    scores = Scores(confusion, (), 1, '')
+    return scores.mean_iou if confusion.any() else np.nan, scores.pixel_accuracy
+
+
+def write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f'{path.name}.partial')
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def defined(value: float) -> float | None:
+    """As JSON has it."""
+    return None if np.isnan(value) else value
+
+
+def figure(value: float) -> str:
+    """As a table has it."""
+    return '' if np.isnan(value) else f'{value:.2f}'
+
+
+def comparison(all_scores: Sequence[Scores]) -> Table:
+    """Several evaluations under each other."""
+    table = Table()
+    for name in ('protocol', 'weights', 'images', 'pixel acc.', 'mean acc.', 'mean IoU', 'final'):
+        is_text = name in ('protocol', 'weights')
+        table.add_column(name, justify='left' if is_text else 'right', no_wrap=is_text)
+    for scores in all_scores:
+        table.add_row(scores.protocol, scores.weights, str(scores.images), *map(figure, scores.summary().values()))
+    return table
+
+
+def _percent(part: Any, whole: Any) -> np.ndarray:
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return 100 * np.divide(part, whole, dtype=np.float64)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
