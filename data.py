@@ -2,6 +2,7 @@
 
     python data.py ./ade20k                     checks a folder
     python data.py s3://bucket/ade20k ./cache   checks MDS shards
+    python data.py ./ade20k --show grid.png     draws augmented samples, as the network sees them
 
 A sample is decoded, augmented as uint8 arrays by a generator of its own, batched, and normalised on the device.
 """
@@ -238,10 +239,11 @@ def build_ade20k_dataspec(
 
 @clean_exit
 def check_dataloader() -> None:
-    """``data.py PATH [LOCAL]``: check every image and mask of a dataset and print what was found."""
-    from audit import main
+    """Check every image and mask of a dataset and print what was found, or draw some of its samples."""
+    import audit
+    import preview
 
-    main(sys.argv[1:])
+    (preview if '--show' in sys.argv else audit).main(sys.argv[1:])
 
 
 if __name__ == '__main__':

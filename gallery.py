@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -107,12 +107,12 @@ class Gallery:
         write_text(folder / 'image_scores.csv', text.getvalue())
 
 
-def indexed_png(labels: np.ndarray, num_classes: int) -> Image.Image:
-    """(H, W) uint8 labels as a palette image: classes in their colours, 255 black."""
+def indexed_png(labels: np.ndarray, num_classes: int, colors: Any = None) -> Image.Image:
+    """(H, W) uint8 labels as a palette image: classes in their colours, (C, 3) 0…255, and all else black."""
     image = Image.fromarray(labels, 'P')
-    colors = np.zeros((256, 3), np.uint8)
-    colors[:num_classes] = palette(num_classes)
-    image.putpalette(colors.tobytes())
+    table = np.zeros((256, 3), np.uint8)
+    table[:num_classes] = palette(num_classes) if colors is None else colors
+    image.putpalette(table.tobytes())
     return image
 
 

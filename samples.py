@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from errors import UserError
@@ -42,6 +42,8 @@ def decode_image(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
         if image.mode.startswith('I;16'):  # PIL would clip it at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return np.array(image.convert('RGB'))
+    except UnidentifiedImageError as error:
+        raise DataError(f'damaged image {name}: no image file, or its header is damaged') from error
     except UNREADABLE as error:
         raise DataError(f'damaged image {name}: {error}') from error
 
