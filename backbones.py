@@ -1,6 +1,6 @@
 """torchvision's and mmsegmentation's ResNets as feature extractors: output stride, pretrained weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,14 +23,17 @@ TORCHVISION = (
 
 
 class Backbone(nn.Module):
-    """The convolutional stages of a torchvision ResNet, under torchvision's own parameter names.
+    """The convolutional stages of a ResNet, under its own parameter names.
 
-    (B, 3, H, W) float → four feature maps at strides 4, 8, 16, 32, or less where dilated.
+    (B, 3, H, W) float → four feature maps at strides 4, 8, 16, 32, or less where dilated. ``stem`` names what comes
+    before the stages, in order.
     """
 
-    def __init__(self, resnet: Any):
+    def __init__(self, resnet: Any, stem: Sequence[str] = ('conv1', 'bn1', 'relu', 'maxpool')):
         super().__init__()
-        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.stem_parts = tuple(stem)
+        for name in stem:
+            self.add_module(name, getattr(resnet, name))
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
 
     @property
@@ -41,10 +44,12 @@ class Backbone(nn.Module):
     def channels(self) -> list[int]:
         """Channels of the four feature maps."""
         last: list[Any] = [stage[-1] for stage in self.stages]
-        return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in last]
+        return [getattr(block, 'conv3', block.conv2).out_channels for block in last]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = images
+        for name in self.stem_parts:
+            x = getattr(self, name)(x)
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -78,7 +83,7 @@ def deep_stem_resnet(depth: int, output_stride: int) -> Backbone:
     from mmseg.models.backbones import ResNetV1c
 
     rates = [max(1, stride // output_stride) for stride in (4, 8, 16, 32)]
-    backbone: Any = ResNetV1c(
+    resnet = ResNetV1c(
         depth=depth,
         strides=[1, *(1 if rate > 1 else 2 for rate in rates[1:])],
         dilations=rates,
@@ -86,8 +91,7 @@ def deep_stem_resnet(depth: int, output_stride: int) -> Backbone:
         norm_cfg={'type': 'BN', 'requires_grad': True},
         norm_eval=False,
     )
-    backbone.channels = [backbone.feat_dim // ratio for ratio in (8, 4, 2, 1)]
-    return backbone  # a Backbone in what it does, not by its class
+    return Backbone(resnet, stem=('stem', 'maxpool'))
 
 
 BACKBONES: dict[str, Callable[[int], Backbone]] = {

@@ -86,7 +86,8 @@ HARMLESS: dict[str, Any] = {
 UNREAD = {'mmengine.logging.history_buffer.HistoryBuffer': Inert, 'builtins.getattr': Inert}
 
 TRUST = (
-    'If you trust where it comes from: trust_checkpoint=true loads it all the same, and runs whatever code is in it.'
+    'If you trust where it comes from: trust_checkpoint=true, on command lines --trust-checkpoint, loads it all the '
+    'same, and runs whatever code is in it.'
 )
 
 
@@ -172,9 +173,9 @@ def check_safe(path: str | Path, trust: bool = False) -> None:
     if trust or is_safetensors(path):
         return
     content = _load(path, HARMLESS)
-    state = content.get('state', {}) if isinstance(content, dict) else None
+    state = content.get('state', {}) if isinstance(content, dict) else content
     if not isinstance(state, dict):
-        raise UserError(f'{path}: holds {_a(content if state is None else state)}, not a checkpoint of Composer')
+        raise UserError(f'{path}: holds {_a(state)}, not a checkpoint of Composer')
     # composer.core.State evaluates the ``repr`` of those of Composer's own algorithms that change the network.
     algorithms = state.get('algorithms')
     for entry in algorithms if isinstance(algorithms, list) else ():
@@ -220,7 +221,7 @@ def _load(path: str | Path, allowed: Mapping[str, Any], trust: bool = False) -> 
 
 def _needed(error: Exception) -> str:
     """The first thing a file asks for beyond weights, in torch's words; empty where it is not that."""
-    pattern = r"GLOBAL ([\w.]+)|but got <class '([\w.]+)'>|(unrecognized function .+)|(Unsupported operand \d+)"
+    pattern = r"GLOBAL (\w[\w.]*)|but got <class '([\w.]+)'>|(unrecognized function .+)|(Unsupported operand \d+)"
     found = re.search(pattern, str(error)) if isinstance(error, pickle.UnpicklingError) else None
     return next(filter(None, found.groups())) if found else ''
 

@@ -248,7 +248,7 @@ def check_batch_sizes(config: Config, world_size: int) -> None:
 def describe(config: Config, sources: Mapping[str, str]) -> str:
     """The effective config as yaml, with the source of every value that is not the default as a comment."""
     lines, path = [], []
-    for line in OmegaConf.to_yaml(OmegaConf.structured(config)).splitlines():
+    for line in OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip().split('\n'):  # not at U+2028 in a name
         match = re.match(r'( *)([^\s:-][^:]*):(.*)', line)
         if match:
             path = [*path[: len(match[1]) // 2], match[2]]

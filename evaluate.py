@@ -21,7 +21,7 @@ from callbacks import ShowResults
 from checkpoints import Checkpoint, load_weights
 from config import load_config
 from errors import UserError, clean_exit
-from model import unwrapped
+from model import for_inference, unwrapped
 from protocols import PROTOCOLS
 from scores import Scores, comparison
 
@@ -33,12 +33,14 @@ def evaluate(trainer: Trainer, checkpoint: Checkpoint | None) -> None:
         trainer.eval()
         return
     trainer.state.timestamp = Timestamp(epoch=checkpoint.epoch, batch=checkpoint.batch)
-    network, folder = unwrapped(trainer.state.model).module, results.folder
+    model, folder = unwrapped(trainer.state.model), results.folder
+    network = model.module
     for weights in ('raw',) if checkpoint.ema is None else ('ema', 'raw'):
         load_weights(network, checkpoint.choose(weights), checkpoint.path)
+        model.module = for_inference(network)
         results.weights, results.folder = weights, folder and f'{folder}/{weights}'
         trainer.eval()
-    results.folder = folder
+    model.module, results.folder = network, folder
 
 
 def shown_results(trainer: Trainer) -> ShowResults | None:

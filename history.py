@@ -55,6 +55,8 @@ class History(LoggerDestination):
         if self._file is None:
             path = Path(self.folder.format(run_name=state.run_name)) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
+            if self._resumed and path.exists():
+                drop_cut_line(path)
             self._file = path.open('a' if self._resumed else 'w', buffering=1)
             self._resumed = True
         time = state.timestamp
@@ -66,3 +68,9 @@ class History(LoggerDestination):
             'metrics': {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         }
         self._file.write(json.dumps(line) + '\n')
+
+
+def drop_cut_line(path: Path) -> None:
+    """Take off the end of a file what a killed process left of its last line."""
+    with path.open('rb+') as file:
+        file.truncate(path.read_bytes().rfind(b'\n') + 1)

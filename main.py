@@ -327,8 +327,6 @@ def summarize(cfg: Config, trainer: Trainer) -> None:
 def ignore_known_warnings() -> None:
     """Of the libraries, about what is meant here; a user can do nothing about them."""
     for message in (
-        '``build_loss`` would be deprecated',  # mmseg builds a loss with each head, which is never used
-        'Default ``avg_non_ignore`` is False',
         'The memory monitor only works on CUDA devices',
         'Cannot split ',  # the last, smaller batch of an evaluation
         'SAM has known issues of weight mismatch',  # Composer's; sam.py has not

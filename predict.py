@@ -29,10 +29,10 @@ from tqdm import tqdm
 from card import ModelCard
 from checkpoints import load_weights, read_checkpoint
 from errors import MissingPathError, UserError, clean_exit
-from export import ignore_known_warnings, load_exported, read_card
+from export import load_exported, read_card
 from gallery import indexed_png
 from layouts import IMAGE_SUFFIXES
-from model import build_network
+from model import build_network, for_inference
 from protocols import Network, Protocol, ade20k_ms, ade20k_ss, slide
 from samples import UNREADABLE, decode_image, to_tensor
 from scores import write_text
@@ -66,6 +66,8 @@ class Predictor:
     ):
         self.network: Network
         if Path(path).suffix in PROGRAMS:
+            if Path(path).suffix == '.pt2' and not trust:
+                raise UserError(f'{path} is a program, and loading it may run any code: --trust-checkpoint to insist')
             self.device = torch.device('cpu')
             self.card, self.network = read_card(path), load_exported(path)
         else:
@@ -99,8 +101,7 @@ def load_network(path: str | Path, weights: str, device: torch.device, trust: bo
         )
     network = build_network(**checkpoint.card.network_arguments())
     load_weights(network, checkpoint.choose(weights), str(path))
-    network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return checkpoint.card, network.logits
+    return checkpoint.card, for_inference(network).to(device).logits
 
 
 def read_image(image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
@@ -128,7 +129,6 @@ def read_image(image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
 @clean_exit
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    ignore_known_warnings()
     images = name_images(find_images(args.images))
 
     predictor = Predictor(args.checkpoint, weights=args.weights, device=args.device, trust=args.trust_checkpoint)

@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,8 +108,8 @@ def _open(data: bytes | Image.Image) -> Image.Image:
     return Image.open(BytesIO(data)) if isinstance(data, bytes) else data
 
 
-# The image, or the views a protocol makes of it; the mask; the uid
-Sample = tuple[Tensor | list[Tensor], Tensor, str]
+# The image as a tensor, or a list of the views a protocol makes of it; the mask; the uid
+Sample = tuple[Any, Tensor, str]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from composer.loss.utils import ensure_targets_one_hot
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
-from backbones import BACKBONES, build_backbone
+from backbones import BACKBONES, TORCHVISION, build_backbone
 from errors import MissingPathError, UserError
 from losses import segmentation_loss
 from mixup import MixUp
@@ -171,7 +171,7 @@ def test_dilation_only_fills_in_between(backbone_arch, output_stride) -> None:
             torch.testing.assert_close(many[:, :, ::step, ::step], few)
 
 
-@pytest.mark.parametrize('backbone_arch', BACKBONES)
+@pytest.mark.parametrize('backbone_arch', TORCHVISION)
 def test_backbones_are_torchvisions(backbone_arch) -> None:
     """Under its names, without its classifier, so its weight files fit."""
     with torch.device('meta'):

@@ -150,7 +150,7 @@ def test_a_label_above_the_largest_is_named(largest, max_label, refused) -> None
     mask[:3] = 1
     mask[4, 5] = largest
     if not refused:
-        _, labels = make(max_label)(RGB, mask, '0042', 0)
+        _, labels, _ = make(max_label)(RGB, mask, '0042', 0)
         assert set(labels.unique().tolist()) <= {1, 255, largest}
         return
     with pytest.raises(DataError, match=f'label {largest} in the mask of sample 0042 is above {max_label},'):
