@@ -34,12 +34,13 @@ demo: $(STAMP)
 	$(BIN)/python synthetic.py --path demo/data
 	test -d demo/mds/val || $(BIN)/python convert_mds.py demo/data --out demo/mds --name synthetic --overwrite
 	$(IN_VENV) composer main.py yamls/demo.yaml recipe_name=mild
+	$(BIN)/python report.py demo/run
 	@echo
-	@echo 'The network is in demo/checkpoints, the picture is demo/results/predictions.png, the table demo/results/iou.csv.'
-	@echo 'Next, another recipe, or your own data as the README has it:'
+	@echo 'Open demo/run/report.html: how good the network is, and where it fails. The network is demo/run/best-rank0.pt.'
+	@echo 'Next: use it, train with another recipe, or on your own data, as the README has it:'
 	@echo '  export PATH=$$PWD/.venv/bin:$$PATH'
+	@echo '  python predict.py demo/run/best-rank0.pt demo/data/ADEChallengeData2016/images/validation --out demo/predictions'
 	@echo '  composer main.py yamls/demo.yaml recipe_name=medium'
-	@echo '  composer main.py yamls/deeplabv3.yaml recipe_name=mild train_dataset.path=./ade20k eval_dataset.path=./ade20k'
 
 test: $(STAMP)
 	$(IN_VENV) python -m pytest $(ARGS)
@@ -51,13 +52,13 @@ lint: $(STAMP)
 
 # Each appends its record to benchmarks/records; the table is made from the last ones.
 bench: $(STAMP)
-	for script in data_path loss microbatch train_step algorithms stream_epoch conversion startup scoring; do \
+	for script in data_path loss microbatch train_step algorithms stream_epoch conversion startup scoring evaluation; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/table.py
 
 # With whatever PyTorch is there: nothing is installed.
 bench-gpu:
-	for script in loss scoring train_step algorithms; do python benchmarks/$$script.py || exit 1; done
+	for script in loss scoring train_step algorithms evaluation; do python benchmarks/$$script.py || exit 1; done
 
 # mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
 mmcv-ops: $(STAMP)

@@ -7,7 +7,6 @@ Writes benchmarks/records/real_input.{json,md,png}.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -82,8 +81,9 @@ def train(yaml: str, source: str, path: Path, options: argparse.Namespace) -> di
     if status:
         raise SystemExit(f'failed with status {os.waitstatus_to_exitcode(status)}: {" ".join(command)}')
     seconds = time.perf_counter() - started
-    with (results / 'iou.csv').open() as file:
-        iou = {name: None if value == 'nan' else float(value) for name, value in list(csv.reader(file))[1:]}
+    scores = json.loads((results / 'scores.json').read_text())
+    percent = {entry['name']: entry['iou'] for entry in scores['classes']} | {'mean': scores['mean_iou']}
+    iou = {name: None if value is None else round(value / 100, 4) for name, value in percent.items()}
     return {
         'yaml': yaml,
         'source': source,

@@ -12,8 +12,9 @@ from tabulate import tabulate
 
 QUESTIONS = (
     'data_path', 'loss', 'microbatch', 'train_step', 'algorithms', 'stream_epoch', 'conversion', 'startup', 'scoring',
+    'evaluation',
 )  # fmt: skip
-ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring')
+ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring', 'evaluation')
 
 
 BEGIN, END = '<!-- python benchmarks/table.py -->', '<!-- end -->'

@@ -18,7 +18,11 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
-SCRIPTS = ('config.py', 'convert_mds.py', 'data.py', 'download_ade20k.py')
+SCRIPTS = (
+    'config.py', 'convert_mds.py', 'data.py', 'download_ade20k.py',
+    'evaluate.py', 'export.py', 'predict.py', 'report.py',
+)  # fmt: skip
+OWN_KEYS = ('protocol=', 'out=')  # of evaluate.py
 
 
 def test_the_set_up_is_two_commands() -> None:
@@ -33,9 +37,12 @@ def test_command(command: str) -> None:
     elif program == 'export':
         assert command == 'export PATH=$PWD/.venv/bin:$PATH'
     elif program == 'composer':
-        start = rest.index('main.py')
+        start = next(index for index, word in enumerate(rest) if word.endswith('.py'))
+        assert rest[start] in ('main.py', 'evaluate.py')
         check_launcher_options(rest[:start])
-        load_config([argument if index else str(ROOT / argument) for index, argument in enumerate(rest[start + 1 :])])
+        check_config(rest[start + 1 :])
+    elif program == 'python' and rest[0] == 'evaluate.py':
+        check_config(rest[1:])
     elif program == 'python' and rest[0] == 'config.py':
         load_config([str(ROOT / rest[1]), *rest[2:]])
     elif program == 'python':
@@ -44,6 +51,13 @@ def test_command(command: str) -> None:
     else:
         assert program == 'mcli'
         check_mcli(ROOT / rest[rest.index('-f') + 1])
+
+
+def check_config(arguments: list[str]) -> None:
+    """A yaml of ours, or one that a run has saved, and keys that there are."""
+    yaml, *keys = (argument for argument in arguments if not argument.startswith(OWN_KEYS))
+    yaml = 'yamls/deeplabv3.yaml' if yaml == 'runs/first/config.yaml' else yaml
+    load_config([str(ROOT / yaml), *keys])
 
 
 def check_launcher_options(options: list[str]) -> None:
@@ -75,7 +89,7 @@ def test_script_refuses_no_arguments_in_one_message(script: str) -> None:
 def paths_in_prose() -> list[str]:
     linked = re.findall(r'\]\(([^)#:]+)\)', README)
     quoted = re.findall(r'`((?:yamls|benchmarks|tests)/[\w./]+|[\w]+\.(?:py|yaml|txt))`', README)
-    generated = {'config.yaml'}
+    generated = {'config.yaml', 'demo/run/report.html'}
     return sorted({path for path in [*linked, *quoted] if path not in generated})
 
 
@@ -88,8 +102,9 @@ def test_tables_name_what_there_is() -> None:
     from backbones import BACKBONES
     from config import available_recipes
     from model import ARCHITECTURES
+    from protocols import PROTOCOLS
 
-    rows = set(re.findall(r'^\| `(\w+)` \|', README, re.MULTILINE))
-    assert rows == {*ARCHITECTURES, 'null', *available_recipes()}
+    rows = set(re.findall(r'^\| `([\w-]+)` \|', README, re.MULTILINE))
+    assert rows == {*ARCHITECTURES, 'null', *available_recipes(), *PROTOCOLS}
     for backbone in BACKBONES:
         assert backbone in README or backbone.removeprefix('resnet') in README
