@@ -71,6 +71,8 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 
     # Model
     card = model_card(cfg)
+    if cfg.load_path and not cfg.is_train:
+        cfg.model.backbone_weights = None  # all weights are in the checkpoint
     model = build_model(
         **vars(cfg.model),
         full_size_logits=False,
@@ -87,7 +89,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     scheduler = registry.build_one('scheduler', cfg.scheduler) if cfg.is_train else None
 
     # Recipe, callbacks, loggers
-    algorithms = registry.build('algorithms', cfg.algorithms if cfg.is_train else {})
+    algorithms = registry.build('algorithms', cfg.algorithms)
     folder = run_folder(cfg)
     results = {'folder': f'{folder}/evaluation' if folder else None}
     if not cfg.is_train:
@@ -239,7 +241,7 @@ def model_card(cfg: Config) -> ModelCard:
 
 
 def load_checkpoint(cfg: Config, model: SegmentationModel) -> tuple[Checkpoint | None, str | None]:
-    """Weights go into the model at once; the path of a whole training state is left to the Trainer."""
+    """Weights to train from go into the model; a whole training state is left to the Trainer, by its path."""
     if cfg.load_path is None:
         return None, None
     path = local_copy(cfg.load_path.format(rank=dist.get_global_rank(), local_rank=dist.get_local_rank()))
@@ -247,7 +249,8 @@ def load_checkpoint(cfg: Config, model: SegmentationModel) -> tuple[Checkpoint |
     if cfg.is_train and not cfg.load_weights_only and checkpoint.kind == 'composer':
         check_safe(path, cfg.trust_checkpoint)  # the Trainer will run what is in it
         return checkpoint, path
-    load_weights(model.module, checkpoint.weights, f'load_path={cfg.load_path}')
+    if cfg.is_train:
+        load_weights(model.module, checkpoint.weights, f'load_path={cfg.load_path}')
     return checkpoint, None
 
 
