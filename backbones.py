@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
 
-import torch
 import torchvision
 from composer.utils import dist
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from errors import MissingPathError, UserError, choice
 from mmcv_ops import ensure_ops
+from unpickling import torch_load
 
 TORCHVISION = (
     'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
@@ -158,7 +158,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise MissingPathError(f'model.backbone_weights={path}: no such file')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        content = torch_load(path)
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         raise UserError(f'model.backbone_weights={path}: not a readable state dict ({type(error).__name__})') from error
     content = content.get('state_dict', content) if isinstance(content, dict) else content

@@ -1,28 +1,25 @@
 """Weights in, from any file that holds them, without running code."""
 
-import ast
 import json
-import pickle
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import composer.algorithms
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.serialization import safe_globals
 
 from backbones import BACKBONES
 from card import ModelCard
-from errors import MissingPathError, UserError, choice
+from errors import UserError, choice
 from layouts import LAYOUTS
 from model import SegmentationNetwork, build_network
+from unpickling import first_bytes, is_safetensors, unpickled
 
+CARD = 'model_card'  # its name in the metadata of a file
 CHOICES = ('best', 'ema', 'raw')
 RENAMED = {'decode_head.': 'classifier.', 'auxiliary_head.': 'auxiliary.'}  # mmsegmentation's names
 
@@ -33,62 +30,6 @@ HEAD_PARTS = {
     'upernet': {'psp_modules', 'fpn_convs'},
     'pspnet': {'psp_modules'},
 }
-
-
-class Inert:
-    """Stands in for what a file names and nobody needs: takes any arguments and state, and does nothing with them."""
-
-    def __new__(cls, *args: Any) -> 'Inert':
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class InertNumber(Inert):
-    """For ``numpy.dtype``, of numbers only: with objects, numpy could be made to take bytes for addresses."""
-
-    def __new__(cls, code: str, *args: Any) -> Inert:
-        if not re.fullmatch(r'[biufc]\d+', code):
-            raise pickle.UnpicklingError(f'unrecognized function numpy.dtype({code!r})')
-        return super().__new__(cls)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[2:] != (None, None, None, -1, -1, 0):  # no parts, no metadata, no flags
-            raise pickle.UnpicklingError(f'unrecognized function numpy.dtype with state {state}')
-
-
-class InertArray(Inert):
-    """For ``numpy.ndarray``, an argument of ``_reconstruct``; called it would take any bytes for its elements."""
-
-    def __new__(cls, *args: Any) -> Inert:
-        raise pickle.UnpicklingError('unrecognized function numpy.ndarray called by name')
-
-
-# What torch does not allow by itself and checkpoints of Composer have. Where Composer loads a file that names no more
-# than this, with pickle and so the real ones, they make a value out of values: none of them imports, looks up, opens
-# or calls what the file wants.
-HARMLESS: dict[str, Any] = {
-    # The metadata's torch version, a str, and the timestamps' amounts of time.
-    'torch.torch_version.TorchVersion': Inert,
-    'datetime.timedelta': Inert,
-    # States of optimizers; of a defaultdict's factories only these two are there.
-    'collections.defaultdict': defaultdict,
-    'builtins.dict': dict,
-    'builtins.list': list,
-    # Arrays and scalars of numbers, of the random state and of logs, under numpy 2's and numpy 1's names.
-    'numpy.dtype': InertNumber,
-    'numpy.ndarray': InertArray,
-    **{f'numpy.{core}.multiarray.{name}': Inert for core in ('_core', 'core') for name in ('_reconstruct', 'scalar')},
-}
-
-# Of mmengine's logs: a class, and the ``getattr`` by which pickle finds its methods. Harmless as stand-ins only.
-UNREAD = {'mmengine.logging.history_buffer.HistoryBuffer': Inert, 'builtins.getattr': Inert}
-
-TRUST = (
-    'If you trust where it comes from: trust_checkpoint=true, on command lines --trust-checkpoint, loads it all the '
-    'same, and runs whatever code is in it.'
-)
 
 
 @dataclass
@@ -130,7 +71,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     """
     if is_safetensors(path):
         return _read_safetensors(str(path))
-    content = _load(path, HARMLESS | UNREAD, trust)
+    content = unpickled(path, trust=trust)
     if not isinstance(content, Mapping):
         raise UserError(f'{path}: holds {_a(content)}, not a checkpoint or a state dict')
     state = content.get('state')
@@ -163,87 +104,11 @@ def load_weights(network: SegmentationNetwork, weights: Mapping[str, Tensor], wh
             own[name].copy_(weights[name])
 
 
-def check_safe(path: str | Path, trust: bool = False) -> None:
-    """Refuse a file in which Composer would run code: it loads checkpoints with pickle, and evaluates strings in them.
-
-    Raises:
-        MissingPathError: there is no such file.
-        UserError: it is damaged, or needs ``trust``.
-    """
-    if trust or is_safetensors(path):
-        return
-    content = _load(path, HARMLESS)
-    state = content.get('state', {}) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise UserError(f'{path}: holds {_a(state)}, not a checkpoint of Composer')
-    # composer.core.State evaluates the ``repr`` of those of Composer's own algorithms that change the network.
-    algorithms = state.get('algorithms')
-    for entry in algorithms if isinstance(algorithms, list) else ():
-        name, values = entry if isinstance(entry, (tuple, list)) and len(entry) == 2 else (None, None)
-        if not isinstance(name, str) or not isinstance(values, dict):
-            raise UserError(f'{path}: its algorithms are not in the form of a Composer checkpoint')
-        required_on_load = getattr(getattr(composer.algorithms, name, None), 'required_on_load', None)
-        if required_on_load and required_on_load() and not _is_plain_call(name, values.get('repr')):
-            raise UserError(
-                f'{path}: to rebuild the algorithm {name} Composer would run {str(values.get("repr"))[:100]!r}, which '
-                f'is more than a name and plain values. {TRUST}'
-            )
-
-
-def is_safetensors(path: str | Path) -> bool:
-    return Path(path).suffix.lower() == '.safetensors'
-
-
-# Files
-
-
-def _load(path: str | Path, allowed: Mapping[str, Any], trust: bool = False) -> Any:
-    """What ``torch.save`` has written. Tensors stay in the file until they are used."""
-    magic = _first_bytes(path, 2)
-    if magic != b'PK' and magic[:1] != b'\x80':  # a zip, or a pickle as torch wrote it before 1.6
-        raise UserError(f'{path}: not a checkpoint of PyTorch ({"other content" if magic else "the file is empty"})')
-    options: dict[str, Any] = {'map_location': 'cpu', 'mmap': magic == b'PK'}
-    with safe_globals([(stand_in, name) for name, stand_in in allowed.items()]):
-        try:
-            return torch.load(path, weights_only=True, **options)
-        except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
-            cause, needed = error, _needed(error)
-    if trust:
-        try:
-            return torch.load(path, weights_only=False, **options)
-        except Exception as error:
-            cause, needed = error, ''
-    if needed:
-        raise UserError(f'{path}: reading it needs {needed}, which can run code. {TRUST}') from cause
-    line = str(cause).strip().partition('\n')[0][:200]
-    raise UserError(f'{path}: not a readable checkpoint, damaged or cut short ({type(cause).__name__}: {line})')
-
-
-def _needed(error: Exception) -> str:
-    """The first thing a file asks for beyond weights, in torch's words; empty where it is not that."""
-    pattern = r"GLOBAL (\w[\w.]*)|but got <class '([\w.]+)'>|(unrecognized function .+)|(Unsupported operand \d+)"
-    found = re.search(pattern, str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    return next(filter(None, found.groups())) if found else ''
-
-
-def _first_bytes(path: str | Path, count: int) -> bytes:
-    path = Path(path)
-    if not path.exists():
-        raise MissingPathError(f'{path}: no such file')
-    if path.is_dir():
-        raise UserError(f'{path}: a folder, not a checkpoint file')
-    try:
-        with path.open('rb') as file:
-            return file.read(count)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-
-
 # Kinds of checkpoints
 
 
 def _read_safetensors(path: str) -> Checkpoint:
-    _first_bytes(path, 0)
+    first_bytes(path, 0)
     try:
         with safe_open(path, 'pt') as file:
             metadata = file.metadata() or {}
@@ -251,7 +116,7 @@ def _read_safetensors(path: str) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise UserError(f'{path}: not a readable safetensors file, damaged or cut short ({error})') from error
     try:
-        card = json.loads(metadata.get('model_card', 'null'))
+        card = json.loads(metadata.get(CARD, 'null'))
     except ValueError as error:
         raise UserError(f'{path}: its model card is damaged: {error}') from error
     card = None if card is None else ModelCard.from_dict(card, path)
@@ -380,19 +245,3 @@ def _faults(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterato
         if names := [name for name in names if name not in left_out]:
             count = '1 tensor is' if len(names) == 1 else f'{len(names)} tensors are'
             yield f'{count} {fault} ({", ".join(map(describe, names[:3]))}{", …" if len(names) > 3 else ""})'
-
-
-# Strings that Composer evaluates
-
-
-def _is_plain_call(name: str, text: Any) -> bool:
-    """Whether ``algorithms.{text}``, as Composer evaluates it, is ``algorithms.Name(argument=literal, …)``."""
-    try:
-        call = ast.parse(f'algorithms.{text}', mode='eval').body
-        if not isinstance(text, str) or not isinstance(call, ast.Call) or call.args:
-            return False
-        for keyword in call.keywords:
-            ast.literal_eval(keyword.value)
-    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-        return False
-    return all(keyword.arg for keyword in call.keywords) and ast.unparse(call.func) == f'algorithms.{name}'

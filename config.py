@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from errors import MissingPathError, UserError, choice, clean_exit, suggestion
 
 RECIPE_FOLDER = Path(__file__).parent / 'yamls' / 'recipes'
+MERGED_RECIPE = 'was {}, which is merged into this file'  # the comment on recipe_name in a saved config
 
 
 @dataclass
@@ -261,7 +262,7 @@ def describe(config: Config, sources: Mapping[str, str]) -> str:
 def save(config: Config, sources: Mapping[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The recipe is merged in already; named here, it would be merged over what the command line had changed.
-    sources = {**sources, 'recipe_name': f'was {config.recipe_name}, which is merged into this file'}
+    sources = {**sources, 'recipe_name': MERGED_RECIPE.format(config.recipe_name)}
     partial = path.with_suffix('.partial')
     partial.write_text(describe(replace(config, recipe_name=None), sources) + '\n')
     partial.replace(path)

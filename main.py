@@ -25,7 +25,7 @@ import config as config_module
 import registry
 from callbacks import AtFirstBatch, BestCheckpoint, Describe, SeedEachBatch, StopOnNonFiniteLoss
 from card import ModelCard
-from checkpoints import Checkpoint, check_safe, load_weights, read_checkpoint
+from checkpoints import Checkpoint, load_weights, read_checkpoint
 from config import Config, DatasetConfig
 from data import build_dataspec
 from errors import UserError, clean_exit
@@ -36,6 +36,7 @@ from model import SegmentationModel, build_model, check_names, published_init
 from object_store import local_copy
 from protocols import Protocol, get_protocol
 from transforms import EvalTransform, TrainTransform
+from unpickling import check_safe
 
 gc.freeze()
 gc.enable()

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from card import ModelCard
 from checkpoints import load_weights, read_checkpoint
 from errors import MissingPathError, UserError, clean_exit
-from export import load_exported, read_card
+from exported import load_exported, read_card
 from gallery import indexed_png
 from layouts import IMAGE_SUFFIXES
 from model import build_network, for_inference
@@ -109,7 +109,7 @@ def read_image(image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(f'an image must be (H, W, 3) uint8 RGB; it is {image.dtype} {image.shape}')
-        return image
+        return np.require(image, requirements=('C', 'W'))  # torch takes no mirrored or read-only ones
     if isinstance(image, Image.Image):
         return decode_image(ImageOps.exif_transpose(image), 'image')
     path = Path(image)

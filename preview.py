@@ -1,13 +1,13 @@
 """Draw augmented samples of a dataset with their masks, as the network sees them."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from audit import is_mds
 from data import build_dataspec
@@ -18,12 +18,17 @@ from transforms import TrainTransform
 
 SHOWN = 12
 
+# By the type of a setting
+BOOLEANS = {'true': True, 'false': False}
+READ: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: lambda text: BOOLEANS[text.lower()]}
+LEGAL = {int: 'a whole number', float: 'a number', bool: 'true or false'}
+
 
 def main(argv: Sequence[str]) -> None:
     """``PATH [LOCAL] --show grid.png [name=ade20k] [final_size=512] …``: the keys are those of ``train_dataset``.
 
     Raises:
-        UserError: no such dataset, or an argument that is not known.
+        UserError: no such dataset, an argument that is not known or legal, or a picture that cannot be written.
     """
     parser = argparse.ArgumentParser(prog='data.py', description=__doc__)
     parser.add_argument('path', help='a folder, or the root of MDS shards')
@@ -39,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
         split='train',
         batch_size=1,
         name=layout_name,
+        num_classes=len(layout.classes),
         is_streaming=is_mds(args.path),
         transform=transform,
         shuffle=True,
@@ -51,16 +57,31 @@ def main(argv: Sequence[str]) -> None:
     ]
     rows = [(image, colorize(labels), overlay(image, labels)) for image, labels in samples]
     title = f'{args.path}: {len(rows)} training samples at {transform.final_size}×{transform.final_size}'
-    save_grid(args.show, rows, ('image', 'mask', 'both'), [labels for _, labels in samples], layout.classes, title)
+    try:
+        save_grid(args.show, rows, ('image', 'mask', 'both'), [labels for _, labels in samples], layout.classes, title)
+    except OSError as error:
+        raise UserError(f'--show={args.show}: cannot be written ({error.strerror})') from error
     print(f'{args.show}: {len(rows)} samples')
 
 
 def train_transform(settings: dict[str, str]) -> TrainTransform:
-    names = [entry.name for entry in fields(TrainTransform)]
-    for key in settings:
-        if key not in names:
-            raise UserError(f'{key}={settings[key]} is not known.{suggestion(key, ["name", *names])}')
-    return TrainTransform(**{key: yaml.safe_load(value) for key, value in settings.items()})
+    """The transform of a command line's ``key=value`` pairs."""
+    kinds = {entry.name: type(entry.default) for entry in fields(TrainTransform)}
+    values = {}
+    for key, text in settings.items():
+        if key not in kinds:
+            raise UserError(f'{key}={text} is not known.{suggestion(key, ["name", *kinds])}')
+        try:
+            values[key] = READ[kinds[key]](text)
+        except (KeyError, ValueError) as error:
+            raise UserError(f'{key}={text} must be {LEGAL[kinds[key]]}') from error
+    transform = TrainTransform(**values)
+    for key in ('base_size', 'final_size', 'min_resize_scale', 'max_resize_scale'):
+        if not 0 < getattr(transform, key) < math.inf:
+            raise UserError(f'{key}={getattr(transform, key)} must be positive')
+    if transform.min_resize_scale > transform.max_resize_scale:
+        raise UserError(f'min_resize_scale={transform.min_resize_scale} is above max_resize_scale')
+    return transform
 
 
 def class_indices(mask: np.ndarray, layout: Layout) -> np.ndarray:

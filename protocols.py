@@ -23,7 +23,7 @@ Network = Callable[[Tensor], Tensor]
 
 # Rows and columns of a tile of full-size scores, for 150 classes: on a CPU it stays in the cache.
 TILE = {'cpu': (32, 64)}
-LARGE_TILE = (1024, 1024)
+LARGE_TILE = (512, 1024)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Protocol:
         # Not antialiased, as in mmsegmentation, by which the published numbers were made
         return image if resized == (width, height) else cv2.resize(image, resized, interpolation=cv2.INTER_LINEAR)
 
+    @torch.no_grad()
     def labels(self, network: Network, views: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Normalised views, (3, h, w) float each, of one image → (H, W) uint8 labels, int16 for more than 256 classes.
 
@@ -82,10 +83,12 @@ class Protocol:
         labels = torch.empty(size, dtype=torch.uint8 if shown[0].num_classes <= 256 else torch.int16, device=device)
         with torch.autocast(device.type, enabled=False):
             for rows, columns in tiles(size, shown[0].num_classes, device):
-                scores = [view.scores(rows, columns) for view in shown]
-                if len(scores) > 1:  # the sum has the argmax of the mean
-                    scores = [torch.stack([view.softmax(dim=0) for view in scores]).sum(dim=0)]
-                labels[rows, columns] = argmax(scores[0].unsqueeze(0))[0].to(labels.dtype)
+                scores = shown[0].scores(rows, columns)
+                if len(shown) > 1:  # the sum of the probabilities has the argmax of their mean
+                    scores = scores.softmax(dim=0)
+                    for view in shown[1:]:
+                        scores += view.scores(rows, columns).softmax(dim=0)
+                labels[rows, columns] = argmax(scores.unsqueeze(0))[0].to(labels.dtype)
         return labels
 
     @property

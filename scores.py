@@ -87,6 +87,20 @@ class Scores:
             'confusion': self.confusion.tolist(),
         }
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> 'Scores':
+        """The scores of which ``values`` is :meth:`to_dict`; all figures follow from the confusion matrix.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: ``values`` is something else.
+        """
+        names = tuple(str(row['name']) for row in values['classes'])
+        confusion = np.array(values['confusion'], np.int64)
+        if not names or confusion.shape != (len(names), len(names)):
+            raise ValueError(f'confusion is {confusion.shape} for {len(names)} classes')
+        images, epoch, batch = (int(values[name]) for name in ('images', 'epoch', 'batch'))
+        return cls(confusion, names, images, str(values['protocol']), str(values['weights']), epoch, batch)
+
     def to_csv(self) -> str:
         text = io.StringIO()
         rows = csv.writer(text)
@@ -126,9 +140,13 @@ def image_scores(confusion: np.ndarray) -> tuple[float, float]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace a file when its text is complete."""
     partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding='utf-8')
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def defined(value: float) -> float | None:

@@ -105,7 +105,7 @@ def ours_from_files(jpeg: bytes, png: bytes, transform: TrainTransform) -> Sampl
 
     def sample() -> tuple[Any, Any]:
         image, mask = samples.decode_image(jpeg, 'image'), samples.decode_mask(png, 'mask')
-        return make_sample(image, mask, '00000001', next(epochs))
+        return make_sample(image, mask, '00000001', next(epochs))[:2]
 
     return sample
 
@@ -123,7 +123,7 @@ def ours_from_mds(jpeg: bytes, png: bytes, transform: TrainTransform, folder: Pa
 
     def sample() -> tuple[Any, Any]:
         dataset.current_epoch = next(epochs)
-        return dataset[0]
+        return dataset[0][:2]
 
     return sample
 

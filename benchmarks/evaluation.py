@@ -18,8 +18,6 @@ import photographs
 from bench import Benchmark, device, interleave, pin, sync
 
 import torch  # isort: skip
-from torch import nn
-
 from checkpoints import load_weights, read_checkpoint
 from layouts import LAYOUTS
 from metrics import MIoU
@@ -144,6 +142,7 @@ def mmsegmentation(backbone_arch: str, folder: Path) -> Side:
     """Its configuration of ADE20K: the network under test, the test pipeline and the metric. Saves the weights."""
     from mmcv.transforms import Compose
     from mmengine import ConfigDict
+    from mmengine.logging import MMLogger
     from mmseg.evaluation.metrics import IoUMetric
     from mmseg.models.data_preprocessor import SegDataPreProcessor
     from mmseg.registry import MODELS
@@ -186,6 +185,7 @@ def mmsegmentation(backbone_arch: str, folder: Path) -> Side:
             {'type': 'PackSegInputs'},
         ]
     )
+    MMLogger.get_current_instance().setLevel('ERROR')  # its table of classes
     metric = IoUMetric(iou_metrics=['mIoU'])
     metric.dataset_meta = {'classes': CLASSES}
 
@@ -212,7 +212,7 @@ def mmsegmentation(backbone_arch: str, folder: Path) -> Side:
     return Side(evaluate, lambda pair: model.test_step(load(pair))[0].pred_sem_seg.data[0].cpu(), score, forward)
 
 
-def calibrate(model: nn.Module) -> None:
+def calibrate(model: Any) -> None:
     """Batch norm's statistics of random weights, without which deep activations would overflow."""
     model.train()
     for _ in range(3):

@@ -432,3 +432,71 @@ def test_command(upstream: str, tmp_path: Path):
     assert (bad.returncode, bad.stdout) == (1, '')
     assert bad.stderr.startswith("error: recipe_name=milt is not known. Did you mean 'mild'?")
     assert 'Traceback' not in bad.stderr
+
+
+# Evaluation protocol, best checkpoint, trust
+
+
+def test_defaults_of_evaluation_and_checkpoints(small: str):
+    config, sources = load_config([small])
+    assert (config.eval_protocol, config.eval_dataset.window_stride) == ('mosaic-512sq', None)
+    assert (config.save_best, config.trust_checkpoint) == (True, False)
+    assert not {'eval_protocol', 'save_best', 'trust_checkpoint'} & sources.keys()
+
+
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [
+        ('eval_protocol=ade20k-ms', 'ade20k-ms'),
+        ('eval_dataset.window_stride=1', 1),
+        ('eval_dataset.window_stride=512', 512),
+        ('eval_dataset.window_stride=null', None),
+        ('save_best=false', False),
+        ('trust_checkpoint=true', True),
+    ],
+)
+def test_keys_of_evaluation_and_checkpoints(small: str, tmp_path: Path, argument: str, value: Any):
+    """On the command line, and from the file that a run leaves of its config."""
+    config, sources = load_config([small, argument])
+    key = argument.partition('=')[0]
+    assert OmegaConf.select(OmegaConf.structured(config), key) == value
+    assert sources[key] == 'command line'
+    config_module.save(config, sources, tmp_path / 'config.yaml')
+    assert load_config([str(tmp_path / 'config.yaml')])[0] == config
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('eval_dataset.window_stride=0', 'eval_dataset.window_stride=0 must be 1 … final_size=512'),
+        ('eval_dataset.window_stride=-3', 'eval_dataset.window_stride=-3 must be 1 … final_size=512'),
+        ('eval_dataset.window_stride=513', 'eval_dataset.window_stride=513 must be 1 … final_size=512'),
+        ('train_dataset.window_stride=513', 'train_dataset.window_stride=513 must be 1 … final_size=512'),
+    ],
+)
+def test_window_stride_out_of_range(small: str, argument: str, message: str):
+    assert refused(small, argument) == message
+
+
+def test_window_stride_goes_by_its_own_final_size(small: str):
+    message = refused(small, 'eval_dataset.final_size=64', 'eval_dataset.window_stride=65')
+    assert message == 'eval_dataset.window_stride=65 must be 1 … final_size=64'
+    arguments = ['train_dataset.final_size=64', 'eval_dataset.window_stride=65']
+    assert load_config([small, *arguments])[0].eval_dataset.window_stride == 65
+
+
+@pytest.mark.parametrize(
+    ('argument', 'parts'),
+    [
+        ('eval_protocols=slide', ['unknown key eval_protocols', "'eval_protocol'"]),
+        ('eval_dataset.window_strides=3', ['unknown key eval_dataset.window_strides', "'window_stride'"]),
+        ('eval_dataset.window_stride=wide', ['command line: eval_dataset.window_stride', 'wide', 'Integer']),
+        ('save_best=perhaps', ['command line: save_best', 'perhaps', 'bool']),
+        ('trust_checkpoints=true', ['unknown key trust_checkpoints', "'trust_checkpoint'"]),
+        ('trust_checkpoint=maybe', ['command line: trust_checkpoint', 'maybe', 'bool']),
+        ('trust_checkpoint=null', ['command line: trust_checkpoint', 'None']),
+    ],
+)
+def test_wrong_keys_of_evaluation_and_checkpoints(small: str, argument: str, parts: list[str]):
+    message = refused(small, argument)
+    assert [part for part in parts if part not in message] == []

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import safetensors.torch
 import torch
 from composer import Trainer
 from composer.algorithms import EMA
+from exported_files import SUFFIXES, card_of, exported_files, network_of  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,64 +24,20 @@ import export as export_module
 from callbacks import Describe
 from card import ModelCard
 from checkpoints import read_checkpoint
-from errors import MissingPathError, UserError
-from export import (
-    CHECKED,
-    FORMATS,
-    TRACED,
-    AdaptivePool,
-    compare,
-    export,
-    load_exported,
-    main,
-    read_card,
-    with_exportable_pools,
-)
-from model import SegmentationNetwork, build_model, build_network
+from errors import UserError
+from export import CHECKED, FORMATS, TRACED, WRITERS, AdaptivePool, compare, export, main, with_exportable_pools
+from exported import load_exported, read_card
+from model import build_model, build_network
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = {'onnx': '.onnx', 'torch.export': '.pt2', 'safetensors': '.safetensors'}
 
 # Of the logits' largest magnitude. Batch norms are folded and pools are matrix products in ONNX alone.
 TOLERANCES = {'onnx': 1e-5, 'torch.export': 1e-6, 'safetensors': 0}
 
 
-def card_of(architecture: str = 'deeplabv3', **values: Any) -> ModelCard:
-    given: dict[str, Any] = {
-        'num_classes': 5,
-        'backbone_arch': 'resnet18',
-        'head_channels': 16,
-        'class_names': ('sky', 'Gebäude', 'tree', 'a "boat"', 'water'),
-        'dataset': 'synthetic',
-        'label_offset': 0,
-        'image_size': 48,
-        'mean': (123.675, 116.28, 103.53),
-    }
-    return ModelCard(architecture=architecture, **(given | values))
-
-
-def network_of(card: ModelCard, seed: int = 0) -> SegmentationNetwork:
-    """With running statistics too that differ from channel to channel."""
-    torch.manual_seed(seed)
-    network = build_network(**card.network_arguments())
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None and norm.running_var is not None
-            norm.running_mean.normal_(0, 0.5)
-            norm.running_var.uniform_(0.5, 2)
-            nn.init.normal_(norm.bias)
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-    return network.eval()
-
-
-@pytest.fixture(scope='module')
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One network in each format, for reading only."""
-    folder, card = tmp_path_factory.mktemp('files'), card_of()
-    paths = {to: folder / f'net{suffix}' for to, suffix in SUFFIXES.items()}
-    for to, path in paths.items():
-        export(network_of(card), card, path, to)
-    return paths
+def test_each_format_is_written() -> None:
+    assert WRITERS.keys() == FORMATS.keys()
+    assert {to: form.suffix for to, form in FORMATS.items()} == SUFFIXES
 
 
 # The same logits
@@ -195,79 +151,6 @@ def test_a_network_in_channels_last_is_written_contiguous(tmp_path: Path) -> Non
     export(network, card, tmp_path / 'net.safetensors', 'safetensors')
     weights = safetensors.torch.load_file(tmp_path / 'net.safetensors')
     assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
-
-
-# A file that cannot be read
-
-
-def broken(path: Path, content: bytes, cut: int | None) -> Path:
-    damaged = path.parent / 'damaged' / path.name
-    damaged.parent.mkdir(exist_ok=True)
-    damaged.write_bytes(content[:cut])
-    return damaged
-
-
-@pytest.mark.parametrize('read', [read_card, load_exported])
-@pytest.mark.parametrize('damage', ['cut', 'text', 'empty'])
-@pytest.mark.parametrize('to', SUFFIXES)
-def test_a_damaged_file_is_one_message(to: str, damage: str, read: Callable, files: dict[str, Path]) -> None:
-    content = {'cut': files[to].read_bytes()[:-1000], 'text': b'<html>not found</html>', 'empty': b''}[damage]
-    path = broken(files[to], content, None)
-    with pytest.raises(UserError, match=f'^{re.escape(str(path))}: not (a )?readable') as error:
-        read(path)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize('read', [read_card, load_exported])
-def test_a_file_that_is_missing_or_of_another_kind(read: Callable, tmp_path: Path) -> None:
-    with pytest.raises(MissingPathError, match=r'net\.onnx: no such file$'):
-        read(tmp_path / 'net.onnx')
-    (tmp_path / 'net.pth').touch()
-    with pytest.raises(UserError, match=r'net\.pth: not an exported file\. Legal: \.onnx, \.pt2, \.safetensors\.$'):
-        read(tmp_path / 'net.pth')
-
-
-def with_card(path: Path, text: str | None, files: dict[str, Path]) -> None:
-    """A file with ``text`` in place of its card, None for no card at all."""
-    if path.suffix == '.onnx':
-        model = onnx.load(files['onnx'])
-        onnx.helper.set_model_props(model, {} if text is None else {'model_card': text})
-        onnx.save(model, path)
-    elif path.suffix == '.pt2':
-        with zipfile.ZipFile(path, 'w') as archive:
-            archive.writestr('version', '8.5')
-            if text is not None:
-                archive.writestr('extra_files/model_card.json', text)
-    else:
-        metadata = {} if text is None else {'model_card': text}
-        safetensors.torch.save_file({'weight': torch.ones(1)}, path, metadata)
-
-
-@pytest.mark.parametrize('suffix', SUFFIXES.values())
-def test_a_file_without_a_sound_card(suffix: str, tmp_path: Path, files: dict[str, Path]) -> None:
-    path = tmp_path / f'net{suffix}'
-    for text, message in {
-        None: 'has no model card; it was not written by export.py',
-        '{"architecture": ': rf'not readable as \{suffix} \(JSONDecodeError: Expecting value.*\)',
-        '["pspnet"]': 'its model card is damaged: .*',
-        '{"architecture": "pspnet"}': 'its model card is damaged: .*num_classes.*',
-    }.items():
-        with_card(path, text, files)
-        with pytest.raises(UserError, match=f'^{re.escape(str(path))}: {message}$'):
-            read_card(path)
-
-
-def test_packages_only_onnx_needs(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, 'onnx', None)
-    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    for to in ('torch.export', 'safetensors'):
-        assert read_card(files[to]) == card_of()
-        load_exported(files[to])
-    with pytest.raises(UserError, match=r'^ONNX needs the package onnxruntime '):
-        load_exported(files['onnx'])
-    with pytest.raises(UserError, match=r'^ONNX needs the package onnx .*: pip install -r requirements\.txt$'):
-        export(network_of(card_of()), card_of(), tmp_path / 'net.onnx', 'onnx')
-    assert list(tmp_path.iterdir()) == []
 
 
 # A file that is not written

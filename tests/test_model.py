@@ -4,6 +4,7 @@ from typing import Any
 from urllib.error import URLError
 
 import composer.algorithms
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,17 @@ from backbones import BACKBONES, TORCHVISION, build_backbone
 from errors import MissingPathError, UserError
 from losses import segmentation_loss
 from mixup import MixUp
-from model import ARCHITECTURES, SegmentationModel, build_model, published_init, upsample
+from model import (
+    ARCHITECTURES,
+    SegmentationModel,
+    build_model,
+    build_network,
+    for_inference,
+    published_init,
+    unwrapped,
+    upsample,
+)
+from protocols import PROTOCOLS, get_protocol
 
 CLASSES = 5
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
@@ -558,3 +569,146 @@ def test_class_names() -> None:
 
 def test_batch_norm_is_not_synchronised_on_one_rank() -> None:
     assert not [m for m in tiny(sync_bn=True).modules() if isinstance(m, nn.SyncBatchNorm)]
+
+
+def network_of(architecture: str, backbone_arch: str, **options: Any) -> Any:
+    """In evaluation mode, with batch norms that are far from the identity."""
+    network = build_network(
+        architecture=architecture, backbone_arch=backbone_arch, num_classes=CLASSES, head_channels=8, **options
+    )
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.get_buffer('running_mean'), -0.5, 0.5)
+            nn.init.uniform_(norm.get_buffer('running_var'), 0.5, 2)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+    return network.eval()
+
+
+class TestForInference:
+    @pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet50', 'resnetv1c18'])
+    @pytest.mark.parametrize('architecture', ARCHITECTURES)
+    def test_the_same_logits_without_batch_norm(self, architecture, backbone_arch) -> None:
+        network = network_of(architecture, backbone_arch, auxiliary=True)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        faster = for_inference(network)
+        for size in [(64, 64), (33, 47)]:
+            images, _ = batch_of(size)
+            with torch.no_grad():
+                expected, logits = network(images), faster(images)
+            assert logits.dtype == torch.float32 and logits.shape == expected.shape
+            assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+            assert expected.std(dim=(2, 3)).min() > 0  # looks at the image
+
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert len(norms) > 20
+        assert not [module for module in faster.modules() if isinstance(module, nn.BatchNorm2d)]
+        after = network.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+        assert network.auxiliary is not None and faster.auxiliary is None
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        assert not any(parameter.requires_grad for parameter in faster.parameters())
+
+    def test_a_network_in_training_stays_so(self) -> None:
+        network = network_of('pspnet', 'resnet18').train()
+        faster = for_inference(network)
+        assert all(module.training for module in network.modules())
+        assert not faster.training
+        images, _ = batch_of()
+        assert torch.equal(faster(images), faster(images))  # no dropout
+
+    def test_weights_are_channels_last_and_its_own(self) -> None:
+        network = network_of('deeplabv3plus', 'resnet18')
+        faster = for_inference(network)
+        weights = [module.weight for module in faster.modules() if isinstance(module, nn.Conv2d)]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        own = {parameter.data_ptr() for parameter in network.parameters()}
+        assert not own & {parameter.data_ptr() for parameter in faster.parameters()}
+
+
+def test_unwrapped_is_the_model_with_and_without_ranks(tmp_path) -> None:
+    model = tiny()
+    assert unwrapped(model) is model
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/ranks', rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        assert unwrapped(wrapped) is model
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def model_input(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 64 - 2
+
+
+class TestProtocol:
+    """Images of several sizes, each shown to the network as the protocol has it."""
+
+    SIZES = ((40, 60), (64, 33))
+
+    def model_and_batch(self, name: str, size: int = 32) -> tuple[Any, Any, list[np.ndarray]]:
+        protocol = get_protocol(name, size)
+        model = tiny('deeplabv3plus', protocol=protocol, init_fn=published_init).eval()
+        rng = np.random.default_rng(0)
+        images = [
+            np.kron(rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3)), np.ones((8, 8, 1)))[:height, :width]
+            for height, width in self.SIZES
+        ]
+        images = [image.astype(np.uint8) for image in images]
+        views = [[model_input(view)[0] for view in protocol.views(image)] for image in images]
+        return model, (views, [torch.from_numpy(rng.integers(-1, CLASSES, size)) for size in self.SIZES]), images
+
+    @pytest.mark.parametrize('name', [name for name in PROTOCOLS if name != 'mosaic-512sq'])
+    def test_predictions_have_the_size_of_the_labels(self, name) -> None:
+        model, batch, _ = self.model_and_batch(name)
+        with torch.no_grad():
+            outputs = model.eval_forward(batch)
+            expected = [model.protocol.labels(model.logits, *pair, size) for *pair, size in zip(batch[0], self.SIZES)]
+        assert [output.shape for output in outputs] == [*self.SIZES]
+        assert all(torch.equal(output, labels) for output, labels in zip(outputs, expected, strict=True))
+
+    def test_an_image_in_its_own_size_has_the_labels_of_its_logits(self) -> None:
+        """Short side 40 and no resizing: what the network alone says."""
+        model, batch, images = self.model_and_batch('ade20k-ss', 40)
+        with torch.no_grad():
+            prediction = model.eval_forward(batch)[0]
+            expected = model.module(model_input(images[0])).argmax(dim=1)[0]
+        assert len(expected.unique()) > 2
+        assert (prediction != expected).float().mean() < 0.005  # where two classes are as good as equal
+
+    @pytest.mark.parametrize(
+        ('name', 'size', 'names'),
+        [
+            ('mosaic-512sq', 512, {'CrossEntropy', 'MIoU'}),
+            ('mosaic-512sq', 48, {'CrossEntropy', 'MIoU'}),
+            ('ade20k-ss', 512, {'mIoU[ade20k-ss]'}),
+            ('ade20k-ss', 48, {'mIoU[ade20k-ss@48]'}),
+            ('ade20k-ms', 512, {'mIoU[ade20k-ms]'}),
+            ('slide', 769, {'mIoU[slide@769]'}),
+        ],
+    )
+    def test_the_metric_is_named_after_it(self, name, size, names) -> None:
+        model = tiny(protocol=get_protocol(name, size), train_metrics=True)
+        assert set(model.get_metrics()) == names
+        assert set(model.get_metrics(is_train=True)) == {'CrossEntropy', 'MIoU'}
+        assert str(tiny().protocol) == 'mosaic-512sq'
+
+    def test_metric_over_images_of_several_sizes(self) -> None:
+        """Class 0 is 2 of 3 right and once too many: 2/4; class 1 is 1 of 3: 1/4; class 2 never is: 0."""
+        model = tiny(protocol=get_protocol('ade20k-ss'))
+        labels = [torch.tensor([[0, 0, 0], [1, 1, -1]]), torch.tensor([[1]])]
+        outputs = [torch.tensor([[0, 0, 1], [0, 1, 0]], dtype=torch.uint8), torch.tensor([[2]], dtype=torch.uint8)]
+        metric = model.get_metrics()['mIoU[ade20k-ss]']
+        model.update_metric((None, labels), outputs, metric)
+        assert int(metric.images) == 2
+        assert metric.compute().item() == pytest.approx(100 * (2 / 4 + 1 / 4 + 0) / 3, rel=1e-4)
+
+    def test_training_is_not_touched(self) -> None:
+        batch, values = batch_of(), []
+        for protocol in (None, get_protocol('ade20k-ms', 32)):
+            torch.manual_seed(0)
+            model = tiny('pspnet', protocol=protocol, **WEIGHTS)
+            torch.manual_seed(1)  # dropout's
+            values.append(model.loss(model(batch), batch)['total'])
+        assert torch.equal(*values)
