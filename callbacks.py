@@ -102,13 +102,22 @@ class BestCheckpoint(Callback):
         )
         self.best = -math.inf
         self._improved = False
+        self._fit_has_ended = False
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.FIT_START:  # of the checkpoint resumed from, those that are this run's own
+            folder = Path(self.saver.filename.format(state)).parent
+            saved = map(Path, self.saver.all_saved_checkpoints_to_timestamp)
+            self.saver.saved_checkpoints = [str(path) for path in saved if path.parent == folder and path.exists()]
+        self.saver.run_event(event, state, logger)
         if event == Event.EVAL_END:
             value = float(mean_iou(state).compute())
             if value > self.best:
                 self.best, self._improved = value, True
-        self.saver.run_event(event, state, logger)
+            if self._fit_has_ended:  # Composer's last evaluation comes after its last checkpoint
+                self.saver.batch_checkpoint(state, logger)
+                self.saver.fit_end(state, logger)
+        self._fit_has_ended = event == Event.FIT_END or (self._fit_has_ended and event != Event.FIT_START)
 
     def _is_due(self, state: State, event: Event) -> bool:
         due, self._improved = self._improved, False
@@ -123,8 +132,6 @@ class BestCheckpoint(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state['best']
         self.saver.load_state_dict(state)
-        saved = self.saver.all_saved_checkpoints_to_timestamp
-        self.saver.saved_checkpoints = [path for path in saved if Path(path).exists()]
 
 
 class ShowResults(Callback):
@@ -190,7 +197,8 @@ class ShowResults(Callback):
         self._gallery.write(folder)
         shown = self._gallery.groups['sample']
         title = f'epoch {scores.epoch}, mIoU {scores.mean_iou:.1f}, {scores.protocol}'
-        save_predictions(folder / 'predictions.png', shown, scores.class_names, title)
+        if shown:
+            save_predictions(folder / 'predictions.png', shown, scores.class_names, title)
         for picture in shown:
             logger.log_images(side_by_side(picture), f'predictions/{picture.uid}', channels_last=True)
 

@@ -243,7 +243,8 @@ def check_dataloader() -> None:
     import audit
     import preview
 
-    (preview if '--show' in sys.argv else audit).main(sys.argv[1:])
+    shows = any(argument.partition('=')[0] == '--show' for argument in sys.argv)
+    (preview if shows else audit).main(sys.argv[1:])
 
 
 if __name__ == '__main__':

@@ -10,10 +10,9 @@ are evaluated. Computes in float32 unless ``precision`` is set.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from composer import Trainer
-from composer.core import Timestamp
+from composer.core import Precision, Timestamp
 from composer.utils import dist
 from rich.console import Console
 
@@ -35,9 +34,11 @@ def evaluate(trainer: Trainer, checkpoint: Checkpoint | None) -> None:
     trainer.state.timestamp = Timestamp(epoch=checkpoint.epoch, batch=checkpoint.batch)
     model, folder = unwrapped(trainer.state.model), results.folder
     network = model.module
+    # Reduced precision would round otherwise than in training's own evaluations
+    exact = trainer.state.precision == Precision.FP32 and model.autocast is None
     for weights in ('raw',) if checkpoint.ema is None else ('ema', 'raw'):
-        load_weights(network, checkpoint.choose(weights), checkpoint.path)
-        model.module = for_inference(network)
+        load_weights(network, checkpoint.choose(weights), f'load_path={checkpoint.path}')
+        model.module = for_inference(network) if exact else network
         results.weights, results.folder = weights, folder and f'{folder}/{weights}'
         trainer.eval()
     model.module, results.folder = network, folder
@@ -56,29 +57,24 @@ def show(evaluations: Sequence[Scores]) -> None:
         console.print(comparison(evaluations) if len(evaluations) > 1 else str(evaluations[0]), soft_wrap=True)
 
 
-def results_folder(load_path: str | None, protocol: str) -> str | None:
-    """Beside the checkpoint; in the current folder for a remote one."""
-    if load_path is None:
-        return None
-    parent = Path() if '://' in load_path else Path(load_path).parent
-    return str(parent / f'evaluation-{protocol}')
-
-
 @clean_exit
 def cli() -> None:
     import main as main_module
 
     given = dict(argument.split('=', 1) for argument in sys.argv[2:] if '=' in argument)
     argv = [argument for argument in sys.argv[1:] if argument.partition('=')[0] not in ('protocol', 'out')]
-    if 'load_path' not in given:
-        raise UserError('load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt')
     main_module.ignore_known_warnings()
     evaluations: list[Scores] = []
     for name in PROTOCOLS if given.get('protocol') == 'all' else [given.get('protocol')]:
         more = ['is_train=false', *([f'eval_protocol={name}'] if name else [])]
-        cfg, sources = load_config([argv[0], 'precision=fp32', *argv[1:], *more])
+        cfg, sources = load_config([*argv[:1], 'precision=fp32', *argv[1:], *more])
+        if not cfg.load_path:
+            raise UserError(
+                'load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
+            )
         if 'out' in given:
-            cfg.callbacks['show_results'] = {'folder': f'{given["out"]}/{cfg.eval_protocol}'}
+            settings = cfg.callbacks.get('show_results') or {}
+            cfg.callbacks['show_results'] = settings | {'folder': f'{given["out"]}/{cfg.eval_protocol}'}
         trainer = main_module.main(cfg, sources)
         trainer.close()
         results = shown_results(trainer)

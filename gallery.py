@@ -74,7 +74,7 @@ class Gallery:
         group, key = self.groups[name], GROUPS[name]
         if np.isnan(key(picture)[0]) or picture.uid in {kept.uid for kept in group}:
             return False
-        return len(group) < self.per_group or key(picture) < key(group[-1])
+        return len(group) < self.per_group or (bool(group) and key(picture) < key(group[-1]))
 
     def _keep(self, picture: Picture) -> None:
         for name, key in GROUPS.items():

@@ -29,7 +29,7 @@ from checkpoints import Checkpoint, load_weights, read_checkpoint
 from config import Config, DatasetConfig
 from data import build_dataspec
 from errors import UserError, clean_exit
-from evaluate import evaluate, results_folder, show, shown_results
+from evaluate import evaluate, show, shown_results
 from history import History
 from layouts import get_layout
 from model import SegmentationModel, build_model, check_names, published_init
@@ -92,15 +92,15 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     # Recipe, callbacks, loggers
     algorithms = registry.build('algorithms', cfg.algorithms)
     folder = run_folder(cfg)
-    results = {'folder': f'{folder}/evaluation' if folder else None}
-    if not cfg.is_train:
-        results = {'folder': results_folder(cfg.load_path, str(protocol))}
+    results = cfg.callbacks.get('show_results', {})
+    if results is not None:  # null takes them away
+        results = {'folder': results_folder(cfg, str(protocol))} | results
     callbacks = [
         SeedEachBatch(),
         StopOnNonFiniteLoss(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
-        *registry.build('callbacks', {'show_results': results} | cfg.callbacks),
+        *registry.build('callbacks', {**cfg.callbacks, 'show_results': results}),
         *([BestCheckpoint(cfg.save_folder)] if cfg.save_folder and cfg.save_best and cfg.is_train else []),
     ]
     loggers = registry.build('loggers', {k: v for k, v in cfg.loggers.items() if k != 'progress_bar'})
@@ -253,6 +253,16 @@ def load_checkpoint(cfg: Config, model: SegmentationModel) -> tuple[Checkpoint |
     if cfg.is_train:
         load_weights(model.module, checkpoint.weights, f'load_path={cfg.load_path}')
     return checkpoint, None
+
+
+def results_folder(cfg: Config, protocol: str) -> str | None:
+    """Where an evaluation's results go: into the run's folder, or, without a training, beside the checkpoint."""
+    if cfg.is_train:
+        folder = run_folder(cfg)
+        return f'{folder}/evaluation' if folder else None
+    if cfg.load_path is None:
+        return None
+    return str((Path() if '://' in cfg.load_path else Path(cfg.load_path).parent) / f'evaluation-{protocol}')
 
 
 def run_folder(cfg: Config) -> str | None:

@@ -16,14 +16,15 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from card import ModelCard
@@ -39,6 +40,16 @@ from scores import write_text
 
 PROGRAMS = ('.onnx', '.pt2')  # exported files that bring their own code
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+# By orientation: from the stored picture to the displayed one
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
 
 
 class Predictor:
@@ -71,7 +82,7 @@ class Predictor:
             self.device = torch.device('cpu')
             self.card, self.network = read_card(path), load_exported(path)
         else:
-            self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+            self.device = find_device(device)
             self.card, self.network = load_network(path, weights, self.device, trust)
         self.protocol = protocol or ade20k_ss(self.card.image_size)
 
@@ -91,6 +102,14 @@ class Predictor:
         return self.protocol.labels(self.network, views, (height, width)).cpu().numpy()
 
 
+def find_device(name: str | None) -> torch.device:
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # of a torch without CUDA, and of one
+        raise UserError(f'--device={name} is not there: {str(error).partition(chr(10))[0]}') from error
+
+
 def load_network(path: str | Path, weights: str, device: torch.device, trust: bool) -> tuple[ModelCard, Network]:
     """The card and the network of a checkpoint, in evaluation mode; its logits stay at the head's own stride."""
     checkpoint = read_checkpoint(path, trust)
@@ -107,23 +126,27 @@ def load_network(path: str | Path, weights: str, device: torch.device, trust: bo
 def read_image(image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
     """→ (H, W, 3) uint8 RGB, turned upright if its EXIF orientation says so."""
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise UserError(f'an image must be (H, W, 3) uint8 RGB; it is {image.dtype} {image.shape}')
         return np.require(image, requirements=('C', 'W'))  # torch takes no mirrored or read-only ones
     if isinstance(image, Image.Image):
-        return decode_image(ImageOps.exif_transpose(image), 'image')
+        return upright(decode_image(image, 'image'), image)
     path = Path(image)
     if not path.is_file():
         raise MissingPathError(f'no such image: {path}')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large ones are welcome
-        try:
-            with Image.open(path) as opened:
-                if opened.getexif().get(ORIENTATION, 1) != 1:
-                    return decode_image(ImageOps.exif_transpose(opened), str(path))
-        except UNREADABLE:
-            pass  # decode_image says what it is
-        return decode_image(path, str(path))
+        pixels = decode_image(path, str(path))
+        with Image.open(path) as opened:
+            return upright(pixels, opened)
+
+
+def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """(H, W, 3) as the image's EXIF orientation says it is displayed; damaged EXIF says nothing."""
+    turn = None
+    with suppress(*UNREADABLE):
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 @clean_exit
@@ -133,6 +156,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     predictor = Predictor(args.checkpoint, weights=args.weights, device=args.device, trust=args.trust_checkpoint)
     predictor.protocol = choose_protocol(args, predictor.card.image_size)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out={args.out}: cannot be written ({error.strerror})') from error
 
     shares, failed = {}, {}
     for name, path in tqdm(images.items(), unit='image', disable=not sys.stderr.isatty()):
@@ -146,7 +173,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             tqdm.write(f'left out: {error}', file=sys.stderr)
 
     settings = {'checkpoint': str(args.checkpoint), 'protocol': str(predictor.protocol)}
-    args.out.mkdir(parents=True, exist_ok=True)
     write_text(args.out / 'shares.json', json.dumps({**settings, 'images': shares, 'failed': failed}, indent=1) + '\n')
     print(f'{len(shares)} images segmented: {args.out}')
     if failed:
@@ -173,7 +199,8 @@ def choose_protocol(args: argparse.Namespace, size: int) -> Protocol:
     if args.size is not None and args.size < 1:
         raise UserError(f'--size={args.size} must be 1 or more pixels')
     protocol = (slide if args.slide else ade20k_ss)(args.size or size)
-    return replace(protocol, ratios=ade20k_ms().ratios if args.ms else (1.0,), flip=args.flip)
+    name = protocol.name + '+ms' * args.ms + '+flip' * args.flip
+    return replace(protocol, name=name, ratios=ade20k_ms().ratios if args.ms else (1.0,), flip=args.flip)
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
@@ -189,15 +216,19 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         if not matches:
             raise MissingPathError(f'no image at {argument}: expected a file, a folder of images or a pattern')
         found += matches
-    return list(dict.fromkeys(found))
+    kept: dict[str, Path] = {}
+    for path in found:
+        kept.setdefault(os.path.abspath(path), path)  # noqa: PTH100
+    return list(kept.values())
 
 
 def name_images(paths: Sequence[Path]) -> dict[str, Path]:
     """What each image's results are called: its path without suffix, below the folder that all have in common."""
-    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    common = Path(os.path.commonpath([path.parent for path in absolute]))
     named: dict[str, Path] = {}
-    for path in paths:
-        name = path.absolute().relative_to(common).with_suffix('').as_posix()
+    for path, full in zip(paths, absolute):
+        name = full.relative_to(common).with_suffix('').as_posix()
         if name in named:
             raise UserError(f'{named[name]} and {path} would have the same results, {name}; rename one of them')
         named[name] = path
@@ -220,8 +251,11 @@ def write(
         path = out / file
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f'{path.name}.partial')
-        picture.save(partial, format='JPEG' if path.suffix == '.jpg' else 'PNG')
-        partial.replace(path)
+        try:
+            picture.save(partial, format='JPEG' if path.suffix == '.jpg' else 'PNG')
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:

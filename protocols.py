@@ -78,10 +78,18 @@ class Protocol:
         rows and one for the columns. They are applied a tile at a time: full-size scores never exist at once.
         """
         device = views[0].device
-        mirrored = (False, True) if self.flip else (False,)
-        shown = [View(network, view, size, self._window, flip) for view, flip in product(views, mirrored)]
-        labels = torch.empty(size, dtype=torch.uint8 if shown[0].num_classes <= 256 else torch.int16, device=device)
+        caller = torch.autocast(
+            device.type, torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+        )
+
+        def run(images: Tensor) -> Tensor:
+            with caller:  # reduced precision is the network's alone
+                return network(images)
+
         with torch.autocast(device.type, enabled=False):
+            mirrored = (False, True) if self.flip else (False,)
+            shown = [View(run, view, size, self._window, flip) for view, flip in product(views, mirrored)]
+            labels = torch.empty(size, dtype=torch.uint8 if shown[0].num_classes <= 256 else torch.int16, device=device)
             for rows, columns in tiles(size, shown[0].num_classes, device):
                 scores = shown[0].scores(rows, columns)
                 if len(shown) > 1:  # the sum of the probabilities has the argmax of their mean

@@ -19,9 +19,8 @@ import evaluate
 import main as main_module
 from callbacks import ShowResults
 from checkpoints import load_weights, read_checkpoint
-from config import load_config
+from config import Config, load_config
 from errors import UserError
-from evaluate import results_folder
 from model import SegmentationModel, build_network
 from protocols import PROTOCOLS, get_protocol
 from transforms import DeviceTransform
@@ -260,7 +259,7 @@ def test_main_evaluates_alike(runs: dict[str, Path], evaluations: Path, syntheti
     ],
 )
 def test_where_results_go(load_path: str | None, folder: str | None) -> None:
-    assert results_folder(load_path, 'slide') == folder
+    assert main_module.results_folder(Config(is_train=False, load_path=load_path), 'slide') == folder
 
 
 # In training

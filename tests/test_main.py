@@ -17,7 +17,9 @@ from PIL import Image
 import main as main_module
 from config import load_config
 from errors import UserError
+from evaluate import shown_results
 from layouts import LAYOUTS, find_pairs
+from scores import Scores
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -55,6 +57,12 @@ def launch(*command: str, timeout: float = 300, **environment: str) -> subproces
         stdin=subprocess.DEVNULL,
         env={**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', **environment},
     )
+
+
+def evaluations(trainer: Any) -> list[Scores]:
+    results = shown_results(trainer)
+    assert results is not None
+    return results.evaluations
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -130,8 +138,9 @@ def test_evaluation_alone_repeats_the_number(synthetic_folder: Path, tmp_path: P
     argv = arguments(synthetic_folder, 'recipe_name=mild', 'algorithms.ema.half_life=2ba')
     trained = run([*argv, 'max_duration=2ep', f'save_folder={tmp_path}'])
     evaluated = run([*argv, 'is_train=false', f'load_path={tmp_path}/latest-rank0.pt', 'seed=27'])
-    values = [float(t.state.eval_metrics['eval']['CrossEntropy'].compute()) for t in (trained, evaluated)]
-    assert values[0] == values[1]
+    first, (averaged, raw) = evaluations(trained)[-1], evaluations(evaluated)
+    assert (averaged.weights, raw.weights) == (first.weights, 'raw') == ('ema', 'raw')
+    assert (averaged.confusion == first.confusion).all() and (raw.confusion != first.confusion).any()
     assert evaluated.state.timestamp.batch == trained.state.timestamp.batch
 
 
@@ -150,7 +159,7 @@ def test_checkpoints_to_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> N
     assert {'run/ep1-ba3-rank0.pt'} <= set(s3.list_keys())
     again = launch(sys.executable, 'main.py', *argv, 'is_train=false', f'load_path={folder}/ep1-ba3-rank0.pt')
     assert again.returncode == 0, again.stderr
-    number = re.search(r'evaluated 5 images: .*', process.stdout)
+    number = re.search(r'mosaic-512sq@32, raw weights, 5 images: .*', process.stdout)
     assert number and number[0] in again.stdout
 
 
@@ -162,7 +171,7 @@ def test_streams_from_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> Non
     argv = [argument.replace(f'path={tmp_path}', f'path={url}') for argument in arguments(tmp_path, *local, mds=True)]
     process = launch(sys.executable, 'main.py', *argv, 'max_duration=2ep', 'train_dataset.num_workers=2')
     assert process.returncode == 0, process.stderr
-    assert 'evaluated 5 images' in process.stdout
+    assert ' 5 images: ' in process.stdout
 
 
 # Several ranks
@@ -211,9 +220,9 @@ def test_two_ranks_deliver_the_samples_of_one(
 
 def evaluated(process: subprocess.CompletedProcess) -> str:
     assert process.returncode == 0, process.stdout + process.stderr
-    found = re.search(r'evaluated (\d+) images: .*MIoU ([0-9.]+)', process.stdout)
+    found = re.search(r'(\d+ images): pixel accuracy .*', process.stdout)
     assert found, process.stdout
-    return found[0].rpartition('MIoU')[0].split(':')[0] + found[2]
+    return found[0]
 
 
 def test_two_ranks_score_as_one(synthetic_folder: Path, tmp_path: Path) -> None:
@@ -222,7 +231,7 @@ def test_two_ranks_score_as_one(synthetic_folder: Path, tmp_path: Path) -> None:
     one = evaluated(launch('composer', '-n', '1', 'main.py', *argv))
     two = evaluated(launch('composer', '-n', '2', 'main.py', *argv))
     assert one == two
-    assert one.startswith('evaluated 5 images')
+    assert one.startswith('5 images')
 
 
 @pytest.mark.parametrize('mds', [False, True], ids=['folder', 'mds'])
@@ -259,7 +268,7 @@ def test_two_launchers_are_two_nodes(mds: bool, synthetic_folder: Path, syntheti
         )  # fmt: skip
     for node in (first, second.result()):
         assert node.returncode == 0, node.stdout + node.stderr
-    assert 'evaluated 5 images' in first.stdout
+    assert ' 5 images: ' in first.stdout
     state = torch.load(tmp_path / 'run' / 'latest-rank0.pt', weights_only=False)['state']
     assert state['timestamp']['Timestamp']['sample'] == 12
 
@@ -435,10 +444,10 @@ def test_real_ade20k_images_with_all_classes(tmp_path: Path) -> None:
     trainer = run(argv)
     assert trainer.state.timestamp.sample == 3
     assert trainer.state.eval_timestamp.sample == 3
-    rows = (tmp_path / 'results' / 'iou.csv').read_text().splitlines()
-    assert len(rows) == 1 + 150 + 1
+    rows = (tmp_path / 'results' / 'scores.csv').read_text().splitlines()
+    assert len(rows) == 1 + 150 + 2
     assert rows[1].startswith('wall,') and rows[150].startswith('flag,')
-    scored = [row for row in rows[1:151] if not row.endswith('nan')]
+    scored = [row for row in rows[1:151] if row.split(',')[1]]
     assert len(scored) > 3  # the classes of three photographs, and those wrongly predicted
 
 

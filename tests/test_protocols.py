@@ -133,6 +133,22 @@ def test_labels_do_not_depend_on_the_tiles(name: str, num_classes: int, monkeypa
         assert all((labels != found[0]).sum() <= 0.002 * labels.numel() for labels in found)
 
 
+COMBINED = [
+    Protocol('windows of the resized image', 40, stride=27),
+    Protocol('of several scales, mirrored', 24, ratios=(1.0, 1.7), flip=True, stride=24),
+    Protocol('of the square', 50, 'square', flip=True, stride=17),
+]
+
+
+@pytest.mark.parametrize('protocol', COMBINED, ids=lambda protocol: protocol.name)
+def test_combinations_that_are_in_no_row(protocol: Protocol) -> None:
+    for image_size, network_stride in product([(48, 64), (97, 131), (1, 50)], (1, 4)):
+        views = shown(protocol, random_image(image_size))
+        network = random_network(5, network_stride)
+        labels = protocol.labels(network, views, image_size)
+        assert_same_labels(labels, reference(protocol, network, views, image_size))
+
+
 def test_more_than_256_classes() -> None:
     protocol = get_protocol('ade20k-ss', 32)
     views = shown(protocol, random_image((20, 30)))
