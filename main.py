@@ -282,7 +282,7 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
             save_interval=cfg.save_interval,
             save_num_checkpoints_to_keep=cfg.save_num_checkpoints_to_keep,
             save_overwrite=cfg.save_overwrite,
-            autoresume=cfg.autoresume,
+            autoresume=cfg.autoresume and cfg.is_train,
             spin_dataloaders=False,  # our datasets start where a checkpoint left off
             seed=cfg.seed,
             compile_config={} if cfg.compile else None,

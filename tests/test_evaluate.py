@@ -249,6 +249,18 @@ def test_main_evaluates_alike(runs: dict[str, Path], evaluations: Path, syntheti
     assert [found.weights for found in results.evaluations] == ['ema', 'raw']
 
 
+def test_the_config_of_a_resumable_run_is_evaluated(
+    runs: dict[str, Path], synthetic_folder: Path, tmp_path: Path
+) -> None:
+    load = f'load_path={runs["mosaic-512sq"]}/latest-rank0.pt'
+    resumable = ['autoresume=true', 'run_name=first', f'save_folder={tmp_path}/first']
+    trainer = run(
+        [*arguments(synthetic_folder, load, *resumable), 'is_train=false', f'callbacks.show_results.folder={tmp_path}']
+    )
+    assert trainer.state.eval_timestamp.sample == 5
+    assert not (tmp_path / 'first').exists()
+
+
 @pytest.mark.parametrize(
     ('load_path', 'folder'),
     [
