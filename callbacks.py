@@ -109,6 +109,8 @@ class BestCheckpoint(Callback):
             folder = Path(self.saver.filename.format(state)).parent
             saved = map(Path, self.saver.all_saved_checkpoints_to_timestamp)
             self.saver.saved_checkpoints = [str(path) for path in saved if path.parent == folder and path.exists()]
+            if not self.saver.saved_checkpoints and self.saver.remote_uploader is None:
+                self.best = -math.inf  # it is not here: a new run that starts from another's checkpoint
         self.saver.run_event(event, state, logger)
         if event == Event.EVAL_END:
             value = float(mean_iou(state).compute())
