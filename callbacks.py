@@ -105,12 +105,12 @@ class BestCheckpoint(Callback):
         self._fit_has_ended = False
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
-        if event == Event.FIT_START:  # of the checkpoint resumed from, those that are this run's own
+        if event == Event.FIT_START:
             folder = Path(self.saver.filename.format(state)).parent
-            saved = map(Path, self.saver.all_saved_checkpoints_to_timestamp)
-            self.saver.saved_checkpoints = [str(path) for path in saved if path.parent == folder and path.exists()]
+            saved = [folder / Path(path).name for path in self.saver.all_saved_checkpoints_to_timestamp]
+            self.saver.saved_checkpoints = [str(path) for path in saved if path.exists()]
             if not self.saver.saved_checkpoints and self.saver.remote_uploader is None:
-                self.best = -math.inf  # it is not here: a new run that starts from another's checkpoint
+                self.best = -math.inf  # a run of its own, which starts from another's checkpoint
         self.saver.run_event(event, state, logger)
         if event == Event.EVAL_END:
             value = float(mean_iou(state).compute())

@@ -272,6 +272,21 @@ def test_resuming_into_another_folder_leaves_the_first_run_whole(tmp_path: Path)
     assert batches_of(tmp_path / 'first' / 'best-rank0.pt') == 6
 
 
+def test_a_run_that_starts_from_another_has_a_best_of_its_own(tmp_path: Path):
+    fit(tmp_path / 'first', [2, 5], [BestCheckpoint(f'{tmp_path}/first')])
+    options = {'load_path': f'{tmp_path}/first/latest-rank0.pt'}
+    fit(tmp_path / 'second', [2, 5, 1], [BestCheckpoint(f'{tmp_path}/second')], **options)
+    assert best_files(tmp_path / 'second') == ['best-ep3-ba9-rank0.pt', 'best-rank0.pt']
+
+
+def test_a_moved_run_keeps_its_best(tmp_path: Path):
+    fit(tmp_path / 'first', [2, 5], [BestCheckpoint(f'{tmp_path}/first')])
+    (tmp_path / 'first').rename(tmp_path / 'moved')
+    options = {'load_path': f'{tmp_path}/moved/latest-rank0.pt'}
+    fit(tmp_path / 'moved', [2, 5, 1], [BestCheckpoint(f'{tmp_path}/moved')], **options)
+    assert best_files(tmp_path / 'moved') == ['best-ep2-ba6-rank0.pt', 'best-rank0.pt']
+
+
 def test_a_moved_run_goes_on(tmp_path: Path):
     fit(tmp_path / 'first', [2, 5], [BestCheckpoint(f'{tmp_path}/first')])
     (tmp_path / 'first').rename(tmp_path / 'moved')
