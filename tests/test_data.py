@@ -129,7 +129,7 @@ def test_skip_counts_for_one_epoch_only():
 
 
 def be_rank(rank: int, world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For this package's code: the environment no longer says so once a run in this process has initialised torch's ranks."""
+    """The environment no longer says who one is, once a run in this process has initialised torch's ranks."""
     monkeypatch.setattr(dist, 'get_global_rank', lambda: rank)
     monkeypatch.setattr(dist, 'get_world_size', lambda: world_size)
 
