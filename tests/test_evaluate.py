@@ -372,7 +372,9 @@ def test_no_checkpoint(synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch, 
     wanted = 'error: load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
     assert refused(monkeypatch, capsys, *arguments(synthetic_folder)) == wanted
     assert refused(monkeypatch, capsys, *arguments(synthetic_folder, 'protocol=all')) == wanted
-    assert refused(monkeypatch, capsys) == wanted
+    assert (
+        refused(monkeypatch, capsys) == 'error: the first argument must be a yaml config, such as yamls/deeplabv3.yaml'
+    )
 
 
 @pytest.mark.parametrize('nothing', ['', 'null'])

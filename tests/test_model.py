@@ -13,6 +13,7 @@ from composer.core import Event, State
 from composer.devices import DeviceCPU
 from composer.loggers import Logger
 from composer.loss.utils import ensure_targets_one_hot
+from composer.utils import dist, get_device
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
@@ -627,15 +628,11 @@ class TestForInference:
         assert not own & {parameter.data_ptr() for parameter in faster.parameters()}
 
 
-def test_unwrapped_is_the_model_with_and_without_ranks(tmp_path) -> None:
+def test_unwrapped_is_the_model_with_and_without_ranks() -> None:
     model = tiny()
     assert unwrapped(model) is model
-    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/ranks', rank=0, world_size=1)
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        assert unwrapped(wrapped) is model
-    finally:
-        torch.distributed.destroy_process_group()
+    dist.initialize_dist(get_device('cpu'))  # if no other test has done so
+    assert unwrapped(nn.parallel.DistributedDataParallel(model)) is model
 
 
 def model_input(image: np.ndarray) -> Tensor:
