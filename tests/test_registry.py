@@ -113,8 +113,16 @@ def test_names_that_people_will_write(kind: str, name: str):
         ('algorithms', {'sam': {'interval': 1.5}}, r'^algorithms\.sam\.interval=1\.5 must be of type int$'),
         ('algorithms', {'cutmix': {'interpolate_loss': 1}}, r'^algorithms\.cutmix\.interpolate_loss=1 .*type bool$'),
         ('algorithms', {'sam': 3}, r'^algorithms\.sam=3 must be a mapping of arguments, \{\} for none$'),
-        ('callbacks', {'show_results': {}}, r'^callbacks\.show_results\.folder is not set and ShowResults needs it$'),
-        ('callbacks', {'show_results': {'folder': 3}}, r'^callbacks\.show_results\.folder=3 must be of type str$'),
+        (
+            'callbacks',
+            {'early_stopper': {'monitor': 'MIoU'}},
+            r'^callbacks\.early_stopper\.dataloader_label is not set and EarlyStopper needs it$',
+        ),
+        (
+            'callbacks',
+            {'show_results': {'num_images': 0.5}},
+            r'^callbacks\.show_results\.num_images=0\.5 must be of type int$',
+        ),
     ],
 )
 def test_one_fault(kind: str, specs: dict[str, Any], fault: str):
