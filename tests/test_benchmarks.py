@@ -69,8 +69,8 @@ def test_a_record_is_appended(bench: Any, tmp_path: Path, monkeypatch: pytest.Mo
 def test_peak_memory_is_of_the_call(bench: Any) -> None:
     import torch
 
-    mebibytes = bench.peak_extra_bytes(lambda: torch.ones(2**24)) / 2**20
-    assert 60 < mebibytes < 90
+    mebibytes = bench.peak_extra_bytes(lambda: torch.ones(2**26)) / 2**20
+    assert 230 < mebibytes < 300  # 256, and what else of the process comes or goes meanwhile
 
 
 def test_results_and_summary_are_those_of_the_records(table: Any) -> None:
