@@ -157,7 +157,8 @@ def test_checkpoints_to_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> N
     process = launch(sys.executable, 'main.py', *argv)
     assert process.returncode == 0, process.stderr
     assert {'run/ep1-ba3-rank0.pt'} <= set(s3.list_keys())
-    again = launch(sys.executable, 'main.py', *argv, 'is_train=false', f'load_path={folder}/ep1-ba3-rank0.pt')
+    results = f'callbacks.show_results.folder={tmp_path}'
+    again = launch(sys.executable, 'main.py', *argv, 'is_train=false', f'load_path={folder}/ep1-ba3-rank0.pt', results)
     assert again.returncode == 0, again.stderr
     number = re.search(r'mosaic-512sq@32, raw weights, 5 images: .*', process.stdout)
     assert number and number[0] in again.stdout
