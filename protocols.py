@@ -147,10 +147,10 @@ PROTOCOLS: dict[str, Callable[..., Protocol]] = {
 }
 
 
-def get_protocol(name: str, size: int = 512, stride: int | None = None, key: str = 'eval_protocol') -> Protocol:
+def get_protocol(name: str, size: int = 512, stride: int | None = None) -> Protocol:
     """The protocol of a row of ``PROTOCOLS`` for images of ``size``; ``stride`` is that of the windows."""
     if name not in PROTOCOLS:
-        raise choice(key, name, PROTOCOLS)
+        raise choice('eval_protocol', name, PROTOCOLS)
     return PROTOCOLS[name](size, stride)
 
 

@@ -437,8 +437,8 @@ def test_an_unknown_protocol() -> None:
         "eval_protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? "
         'Legal: ade20k-ms, ade20k-ss, mosaic-512sq, slide.'
     )
-    with pytest.raises(UserError, match=r'^protocol=x is not known\. Legal: ade20k-ms, '):
-        get_protocol('x', key='protocol')
+    with pytest.raises(UserError, match=r'^eval_protocol=x is not known\. Legal: ade20k-ms, '):
+        get_protocol('x')
 
 
 # Memory
