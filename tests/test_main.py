@@ -156,7 +156,8 @@ def test_checkpoints_to_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> N
     argv = arguments(synthetic_folder, 'max_duration=1ep', f'save_folder={folder}')
     process = launch(sys.executable, 'main.py', *argv)
     assert process.returncode == 0, process.stderr
-    assert {'run/ep1-ba3-rank0.pt'} <= set(s3.list_keys())
+    saved = {'ep1-ba3-rank0.pt', 'latest-rank0.pt.symlink', 'best-ep1-ba3-rank0.pt', 'best-rank0.pt.symlink'}
+    assert {f'run/{name}' for name in saved} <= set(s3.list_keys())
     results = f'callbacks.show_results.folder={tmp_path}'
     again = launch(sys.executable, 'main.py', *argv, 'is_train=false', f'load_path={folder}/ep1-ba3-rank0.pt', results)
     assert again.returncode == 0, again.stderr
