@@ -57,6 +57,22 @@ class SeedEachBatch(Callback):
         torch.manual_seed(seed)
 
 
+class ShareLabelledCount(Callback):
+    """Averages over all ranks the number of labelled pixels an image that each batch came with.
+
+    The cross entropy of a rank is then divided by what that of all ranks is divided by. Reduced on the device, because
+    a GPU's process group takes no tensor of the host; before the first pass, where no rank can be out of memory yet.
+    """
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        if dist.get_world_size() == 1:
+            return
+        images, masks, labelled = state.batch
+        mean = state.device.tensor_to_device(labelled.mean())
+        dist.all_reduce(mean)
+        state.batch = images, masks, (mean / dist.get_world_size()).expand(len(masks))
+
+
 class AtFirstBatch(Callback):
     """Calls ``action`` once the run has been let start: Composer refuses an occupied folder only at ``fit``."""
 

@@ -10,6 +10,7 @@ A sample is decoded, augmented as uint8 arrays by a generator of its own, batche
 import itertools
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from errors import UserError, clean_exit
 from layouts import IGNORE_LABEL, Layout, find_pairs, get_layout
 from protocols import Protocol
 from samples import DataError, Sample, SampleMaker, decode_image, decode_mask
-from transforms import CountLabelled, DeviceTransform, EvalTransform, TrainTransform
+from transforms import DeviceTransform, EvalTransform, TrainTransform, mean_labelled
 
 
 class FolderDataset(Dataset):
@@ -68,6 +69,19 @@ def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Stack samples; the (B, 3, H, W) images stay channels last in memory, as they were decoded."""
     images, masks, _ = zip(*samples)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2), torch.stack(masks)
+
+
+def counted(batch: tuple[Tensor, Tensor], label_offset: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch, and the mean number of labelled pixels an image in it: (B,) float32, all equal.
+
+    A microbatch keeps that of its whole batch, by which its cross entropy is divided.
+    """
+    images, masks = batch
+    return images, masks, mean_labelled(masks, label_offset).repeat(len(masks))
+
+
+def collate_counted(samples: list[Sample], label_offset: int) -> tuple[Tensor, Tensor, Tensor]:
+    return counted(collate(samples), label_offset)
 
 
 def collate_named(samples: list[Sample]) -> tuple[Tensor, Tensor, list[str]]:
@@ -124,7 +138,7 @@ def build_dataspec(
     num_classes: int | None = None,
     ignore_background: bool = True,
     transform: TrainTransform | EvalTransform | Protocol,
-    named: bool = False,
+    third: str | None = None,
     seed: int = 17,
     drop_last: bool = False,
     shuffle: bool = False,
@@ -142,7 +156,8 @@ def build_dataspec(
         num_classes: refuses larger labels; None lets all pass.
         ignore_background: label 0 is no class and is ignored.
         transform: makes a sample; with a protocol, batches are lists of views, masks and uids.
-        named: a batch has the uids of its samples too.
+        third: what a batch has beside images and masks: ``uids``, or ``labelled``, the count of :func:`counted` by
+            the workers. Without it, training batches are counted on their way to the device.
         streaming: further arguments of ``streaming.StreamingDataset``.
         dataloader_kwargs: further arguments of ``torch.utils.data.DataLoader``.
 
@@ -180,12 +195,13 @@ def build_dataspec(
             seed=seed,
             drop_last=drop_last,
         )
+    collates = {None: collate, 'uids': collate_named, 'labelled': partial(collate_counted, label_offset=label_offset)}
     loader = CheckedDataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=drop_last,
-        collate_fn=collate_views if isinstance(transform, Protocol) else collate_named if named else collate,
+        collate_fn=collate_views if isinstance(transform, Protocol) else collates[third],
         **dataloader_kwargs,
     )
     if len(loader) == 0:
@@ -195,7 +211,7 @@ def build_dataspec(
         )
     return DataSpec(
         loader,
-        batch_transforms=CountLabelled(label_offset) if split == 'train' else None,
+        batch_transforms=partial(counted, label_offset=label_offset) if split == 'train' and third is None else None,
         microbatch_transforms=DeviceTransform(label_offset),
         get_num_samples_in_batch=lambda batch: len(batch[1]),
     )

@@ -23,7 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import config as config_module
 import registry
-from callbacks import AtFirstBatch, BestCheckpoint, Describe, SeedEachBatch, StopOnNonFiniteLoss
+from callbacks import (
+    AtFirstBatch,
+    BestCheckpoint,
+    Describe,
+    SeedEachBatch,
+    ShareLabelledCount,
+    StopOnNonFiniteLoss,
+)
 from card import ModelCard
 from checkpoints import Checkpoint, load_weights, read_checkpoint
 from config import Config, DatasetConfig
@@ -97,6 +104,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
         results = {'folder': results_folder(cfg, str(protocol))} | results
     callbacks = [
         SeedEachBatch(),
+        ShareLabelledCount(),
         StopOnNonFiniteLoss(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
@@ -213,7 +221,7 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: Protocol
         num_classes=cfg.model.num_classes,
         ignore_background=dataset.ignore_background,
         transform=transform,
-        named=protocol is not None,
+        third='labelled' if protocol is None else 'uids',
         seed=cfg.seed,
         drop_last=dataset.drop_last and split == 'train',  # every image is scored
         shuffle=dataset.shuffle and split == 'train',

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         is_streaming=is_mds(args.path),
         transform=transform,
         shuffle=True,
-        named=True,
+        third='uids',
         num_workers=0,
     )
     batches = [batch for batch, _ in zip(spec.dataloader, range(SHOWN))]

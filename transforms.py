@@ -224,22 +224,9 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return (image * std + mean).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
-@dataclass(frozen=True)
-class CountLabelled:
-    """Appends, to a whole uint8 batch, the mean number of labelled pixels an image over all ranks: (B,), all equal.
-
-    With it the cross entropy of a microbatch, or of a rank, is divided by what the whole batch is divided by.
-    """
-
-    label_offset: int = 1
-
-    def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        images, masks = batch
-        labelled = ((masks >= self.label_offset) & (masks != IGNORE_LABEL)).sum()
-        counts = torch.stack([labelled, torch.full_like(labelled, len(masks))])
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
-        return images, masks, (counts[0] / counts[1]).expand(len(masks))
+def mean_labelled(masks: Tensor, label_offset: int = 1) -> Tensor:
+    """(B, H, W) uint8 masks → the mean number of labelled pixels an image, float32: what DeviceTransform labels."""
+    return ((masks >= label_offset) & (masks != IGNORE_LABEL)).sum() / len(masks)
 
 
 @cache

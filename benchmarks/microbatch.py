@@ -17,8 +17,9 @@ import torch  # isort: skip
 from composer.core import DataSpec
 from torch import Tensor, nn
 
+from data import counted
 from losses import segmentation_loss
-from transforms import CountLabelled, DeviceTransform
+from transforms import DeviceTransform
 
 MICROBATCHES = (2, 4, 8, 16)
 # What the loss is given; "by images" leaves out the batch's pixel count, and so weighs each microbatch by its images.
@@ -46,8 +47,8 @@ def gradient(network: nn.Module, batch: tuple[Tensor, Tensor], count: int, optio
     options = dict(options)
     counted = options.pop('counted', True)
     network.zero_grad()
-    spec = DataSpec([], batch_transforms=CountLabelled(), microbatch_transforms=DeviceTransform())
-    for part in spec.split_batch(spec.batch_transforms(batch), math.ceil(len(batch[0]) / count)):
+    spec = DataSpec([], microbatch_transforms=DeviceTransform())
+    for part in spec.split_batch(counted(batch, label_offset=1), math.ceil(len(batch[0]) / count)):
         images, labels, pixels = spec.microbatch_transforms(part)
         loss = segmentation_loss(network(images), labels, pixels_per_image=pixels[0] if counted else None, **options)
         (loss['total'] * len(images) / len(batch[0])).backward()

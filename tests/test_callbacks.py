@@ -10,6 +10,7 @@ import pytest
 import torch
 from composer import Trainer
 from composer.core import Callback, DataSpec
+from composer.devices import DeviceCPU
 from composer.loggers import InMemoryLogger, LoggerDestination
 from composer.models import ComposerModel
 from PIL import Image
@@ -23,6 +24,7 @@ from callbacks import (
     BestCheckpoint,
     Describe,
     SeedEachBatch,
+    ShareLabelledCount,
     ShowResults,
     StopOnNonFiniteLoss,
 )
@@ -120,6 +122,18 @@ def test_draws_depend_on_seed_rank_and_batch(monkeypatch: pytest.MonkeyPatch):
     for other in others:
         assert all(a != b for a, b in zip(first, other))
     assert len({*others, first}) == 5
+
+
+def test_labelled_pixels_are_averaged_over_the_ranks(monkeypatch: pytest.MonkeyPatch):
+    """Here three labelled pixels an image; on the other rank six."""
+    monkeypatch.setattr('callbacks.dist.get_world_size', lambda: 2)
+    monkeypatch.setattr('callbacks.dist.all_reduce', lambda mean: mean.add_(6))
+    images, masks, labelled = torch.zeros(2, 3, 1, 6), torch.zeros(2, 1, 6), torch.tensor([3.0, 3.0])
+    state: Any = SimpleNamespace(batch=(images, masks, labelled), device=DeviceCPU())
+    ShareLabelledCount().batch_start(state, None)  # type: ignore[arg-type]
+    assert state.batch[0] is images and state.batch[1] is masks
+    assert state.batch[2].tolist() == [4.5, 4.5]
+    assert labelled.tolist() == [3, 3]
 
 
 def test_what_is_to_be_done_at_the_first_batch_is_done_once():

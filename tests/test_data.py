@@ -75,7 +75,7 @@ def epoch_of(spec: Any, epoch: int = 0) -> list[tuple[bytes, bytes]]:
         loader.sampler.set_epoch(epoch)
     return [
         (image.contiguous().numpy().tobytes(), mask.numpy().tobytes())
-        for images, masks in loader
+        for images, masks, *_ in loader
         for image, mask in zip(images, masks)
     ]
 
@@ -248,6 +248,21 @@ def test_what_the_network_gets(synthetic_folder: Path, ignore_background: bool, 
     for channel in range(3):
         wanted = (images[:, channel].double() - IMAGENET_CHANNEL_MEAN[channel]) / IMAGENET_CHANNEL_STD[channel]
         torch.testing.assert_close(pixels[:, channel].double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('ignore_background', [True, False])
+def test_a_training_batch_has_its_labelled_pixels(synthetic_folder: Path, ignore_background: bool):
+    """Counted by the workers, or, where a batch is loaded as a pair, before it goes to the device."""
+    options: Any = {'ignore_background': ignore_background, 'num_classes': 9}
+    annotated = spec_of(synthetic_folder, **options, third='labelled')
+    pairs = spec_of(synthetic_folder, **options)
+    for batch, pair in zip(annotated.dataloader, pairs.dataloader, strict=True):
+        assert annotated.batch_transforms(batch) is batch
+        _, labels, counts = annotated.microbatch_transforms(batch)
+        assert counts.dtype == torch.float32
+        assert counts.tolist() == [(labels != -1).sum().item() / 4] * 4
+        assert len(pair) == 2
+        assert torch.equal(pairs.batch_transforms(pair)[2], counts)
 
 
 # What cannot be delivered

@@ -463,7 +463,7 @@ class TestLoss:
     def test_mixup_trains_it(self, algorithm, monkeypatch) -> None:
         """Through the algorithm's own code, with a ratio and an order that are known."""
         monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_mixing_coef', lambda alpha: 0.3)
-        monkeypatch.setattr('composer.algorithms.mixup.mixup._gen_indices', lambda count: torch.tensor([1, 0]))
+        monkeypatch.setattr(torch, 'randperm', lambda count, device=None: torch.tensor([1, 0]))
         model = tiny('pspnet', auxiliary_weight=0.4, **WEIGHTS)
         without_dropout(model)
         images, labels = batch_of()

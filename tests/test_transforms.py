@@ -12,12 +12,12 @@ from torchvision.transforms.v2 import functional as tv
 from layouts import IGNORE_LABEL
 from transforms import (
     IMAGENET_CHANNEL_MEAN,
-    CountLabelled,
     DeviceTransform,
     EvalTransform,
     Geometry,
     TrainTransform,
     fill_padding,
+    mean_labelled,
     sample_rng,
     warp,
 )
@@ -547,20 +547,8 @@ def test_device_images_keep_their_memory_format(memory_format) -> None:
 @pytest.mark.parametrize(('offset', 'expected'), [(1, 3.5), (0, 4.5), (3, 1.5)])
 def test_labelled_pixels_are_counted_as_the_device_transform_labels_them(offset, expected) -> None:
     masks = torch.tensor([[[0, 1, 2, 150, 254, 255]], [[255, 0, 1, 2, 3, 255]]], dtype=torch.uint8)
-    batch = torch.zeros(2, 3, 1, 6, dtype=torch.uint8), masks
-    images, same, pixels_per_image = CountLabelled(offset)(batch)
-    assert images is batch[0] and same is masks
-    assert pixels_per_image.tolist() == [expected, expected]
-    _, labels, kept = DeviceTransform(offset)((images, same, pixels_per_image))
+    assert mean_labelled(masks, offset).item() == expected
+    counts = torch.tensor([expected, expected])
+    _, labels, kept = DeviceTransform(offset)((torch.zeros(2, 3, 1, 6, dtype=torch.uint8), masks, counts))
     assert (labels != -1).sum().item() == 2 * expected
-    assert kept is pixels_per_image
-
-
-def test_labelled_pixels_are_counted_over_all_ranks(monkeypatch) -> None:
-    """Here two images of three labelled pixels in all; on the other rank one image of six."""
-    other = torch.tensor([6, 1])
-    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(torch.distributed, 'all_reduce', lambda counts: counts.add_(other))
-    masks = torch.tensor([[[1, 2, 0]], [[255, 0, 3]]], dtype=torch.uint8)
-    *_, pixels_per_image = CountLabelled()((torch.zeros(2, 3, 1, 3, dtype=torch.uint8), masks))
-    assert pixels_per_image.tolist() == [3, 3]
+    assert kept is counts
