@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from composer.callbacks import CheckpointSaver
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist, parse_uri
+from torch import Tensor
 
 from card import ModelCard
 from ema import EMA
 from errors import UserError
-from gallery import Gallery
-from metrics import MIoU, predictions
+from gallery import Arrays, Gallery
+from metrics import MIoU
 from model import unwrapped
 from pictures import save_predictions, side_by_side
 from scores import Scores
@@ -178,11 +180,10 @@ class ShowResults(Callback):
         images, labels, *uids = state.batch
         if self._gallery is None or not uids:
             return
-        outputs: Any = state.outputs
-        found = outputs if isinstance(outputs, list) else predictions(outputs)
-        for uid, image, truth, prediction in zip(*uids, images, labels, found):
-            image = image[-1] if isinstance(image, list) else image  # of several views the largest
-            self._gallery.add(uid, to_pixels(image), truth.cpu().numpy(), prediction.cpu().numpy())
+        scored: Any = state.outputs
+        both_scores = scored.image_scores.tolist()  # all that comes to the host of most images
+        for uid, scores, *of_image in zip(*uids, both_scores, images, labels, scored.predictions):
+            self._gallery.add(uid, *scores, partial(arrays, *of_image))
 
     def eval_end(self, state: State, logger: Logger) -> None:
         model = unwrapped(state.model)
@@ -219,6 +220,12 @@ class ShowResults(Callback):
             save_predictions(folder / 'predictions.png', shown, scores.class_names, title)
         for picture in shown:
             logger.log_images(side_by_side(picture), f'predictions/{picture.uid}', channels_last=True)
+
+
+def arrays(image: Tensor | list[Tensor], truth: Tensor, prediction: Tensor) -> Arrays:
+    """On the host, what a picture is made of: of several views of an image the largest."""
+    image = image[-1] if isinstance(image, list) else image
+    return to_pixels(image), truth.cpu().numpy(), prediction.cpu().numpy()
 
 
 def mean_iou(state: State) -> MIoU:

@@ -14,8 +14,9 @@ from composer.utils import dist
 from PIL import Image
 
 from layouts import IGNORE_LABEL, palette
-from scores import defined, figure, image_scores, write_text
+from scores import defined, figure, write_text
 
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 LONG_SIDE = 1024  # pixels of a picture; larger ones are only shrunk again where they are shown
 
 
@@ -30,16 +31,17 @@ class Picture(NamedTuple):
     prediction: np.ndarray
 
 
-# A group is those that come first by its key. "sample" is a choice by name: the same in every evaluation and run.
-GROUPS: dict[str, Callable[[Picture], tuple[float, str]]] = {
-    'best': lambda picture: (-picture.mean_iou, picture.uid),
-    'worst': lambda picture: (picture.mean_iou, picture.uid),
-    'sample': lambda picture: (zlib.crc32(picture.uid.encode()), picture.uid),
+# A group is those that come first by its key, of an image's mean IoU and uid. "sample" is a choice by name: the same
+# in every evaluation and run.
+GROUPS: dict[str, Callable[[float, str], tuple[float, str]]] = {
+    'best': lambda mean_iou, uid: (-mean_iou, uid),
+    'worst': lambda mean_iou, uid: (mean_iou, uid),
+    'sample': lambda mean_iou, uid: (zlib.crc32(uid.encode()), uid),
 }
 
 
 class Gallery:
-    """Takes every image of an evaluation, and keeps the scores of all and the pictures of a few.
+    """Is told of every image of an evaluation, and keeps the scores of all and the pictures of a few.
 
     Args:
         per_group: pictures kept of each of ``GROUPS``.
@@ -51,16 +53,16 @@ class Gallery:
         self.scores: dict[str, tuple[float, float]] = {}  # mean IoU and pixel accuracy by uid
         self.groups: dict[str, list[Picture]] = {name: [] for name in GROUPS}
 
-    def add(self, uid: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """One image, (h, w, 3) uint8, and its labels of -1 … C-1, (H, W) integers each; -1 is ignored."""
+    def add(self, uid: str, mean_iou: float, pixel_accuracy: float, load: Callable[[], Arrays]) -> None:
+        """An image's scores in percent; ``load`` is called for the few whose pictures are kept.
+
+        It returns the image, (h, w, 3) uint8, its truth and its prediction, (H, W) integers of -1 … C-1; -1 is ignored.
+        """
         if uid in self.scores:  # a rank's last batch may be filled up with what another has
             return
-        size, valid = self.num_classes, truth >= 0
-        cells = truth[valid].astype(np.int64) * size + prediction[valid]
-        self.scores[uid] = image_scores(np.bincount(cells, minlength=size**2).reshape(size, size))
-        picture = Picture(uid, *self.scores[uid], image, truth, prediction)
-        if any(self._is_kept(name, picture) for name in GROUPS):
-            self._keep(_shrunk(picture))
+        self.scores[uid] = mean_iou, pixel_accuracy
+        if any(self._is_kept(name, mean_iou, uid) for name in GROUPS):
+            self._keep(_shrunk(Picture(uid, mean_iou, pixel_accuracy, *load())))
 
     def gather(self) -> None:
         """Bring together what all ranks have; the same on each of them afterwards."""
@@ -70,16 +72,19 @@ class Gallery:
                 self._keep(picture)
         self.scores = dict(sorted(self.scores.items()))
 
-    def _is_kept(self, name: str, picture: Picture) -> bool:
+    def _is_kept(self, name: str, mean_iou: float, uid: str) -> bool:
         group, key = self.groups[name], GROUPS[name]
-        if np.isnan(key(picture)[0]) or picture.uid in {kept.uid for kept in group}:
+        if np.isnan(key(mean_iou, uid)[0]) or uid in {kept.uid for kept in group}:
             return False
-        return len(group) < self.per_group or (bool(group) and key(picture) < key(group[-1]))
+        return len(group) < self.per_group or (
+            bool(group) and key(mean_iou, uid) < key(group[-1].mean_iou, group[-1].uid)
+        )
 
     def _keep(self, picture: Picture) -> None:
         for name, key in GROUPS.items():
-            if self._is_kept(name, picture):
-                self.groups[name] = sorted([*self.groups[name], picture], key=key)[: self.per_group]
+            if self._is_kept(name, picture.mean_iou, picture.uid):
+                group = sorted([*self.groups[name], picture], key=lambda kept, key=key: key(kept.mean_iou, kept.uid))
+                self.groups[name] = group[: self.per_group]
 
     def write(self, folder: Path) -> None:
         """``image_scores.csv`` of all images, ``images.json`` and ``images/`` of the pictures kept."""

@@ -1,14 +1,64 @@
-"""mIoU and cross entropy of an evaluation, a slice of the logits at a time."""
+"""Scoring an evaluation: predictions and their counts from logits, a slice at a time, and what the counts add up to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from losses import slice_elements
+from losses import cut, slice_elements
 
 COUNTED_AT_ONCE = 2**22  # pixels; bounds the memory of a large image's evaluation
+
+
+class Scored(NamedTuple):
+    """What is kept of a batch that is evaluated, all on its device.
+
+    Args:
+        predictions: (H, W) integers of each image.
+        confusion: (C, C) int64 pixels of the batch, by true class, then by predicted class.
+        image_scores: (B, 2) float64 mean IoU and pixel accuracy of each image in percent, NaN without a labelled pixel.
+        negative_log_likelihood: () float64, the sum over all labelled pixels; None where there were no logits.
+    """
+
+    predictions: Sequence[Tensor] | Tensor
+    confusion: Tensor
+    image_scores: Tensor
+    negative_log_likelihood: Tensor | None = None
+
+
+def score(logits: Iterable[Tensor], labels: Tensor, num_classes: int, ignore_index: int = -1) -> Scored:
+    """Logits of any stride against (B, H, W) integer labels.
+
+    The logits come as (n, C, h, w) of some images after the others, and are asked for one after the other. Neither
+    full-size logits nor their probabilities ever exist as a whole.
+    """
+    predictions = torch.empty(labels.shape, dtype=label_dtype(num_classes), device=labels.device)
+    negative_log_likelihood = torch.zeros((), dtype=torch.float64, device=labels.device)
+    first = 0
+    for group in logits:
+        group, images = group.float(), slice(first, first + len(group))
+        for part in cut(group.shape, labels.shape[-2:], slice_elements(group.device)):
+            pixel_logits, label = part.interpolate(group), part.of(labels[images])  # N C P, N P
+            part.of(predictions[images]).copy_(argmax(pixel_logits))
+            ignored = label == ignore_index
+            hits = pixel_logits.log_softmax(dim=1).gather(1, label.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
+            negative_log_likelihood -= hits.masked_fill(ignored, 0).sum(dtype=torch.float64)
+        first = images.stop
+    return score_predictions(predictions, labels, num_classes, ignore_index)._replace(
+        negative_log_likelihood=negative_log_likelihood
+    )
+
+
+def score_predictions(
+    predictions: Sequence[Tensor] | Tensor, labels: Sequence[Tensor] | Tensor, num_classes: int, ignore_index: int = -1
+) -> Scored:
+    """(H, W) integer predictions of each image against its labels."""
+    by_image = [
+        confusion_matrix(predicted, label, num_classes, ignore_index) for predicted, label in zip(predictions, labels)
+    ]
+    return Scored(predictions, sum(by_image[1:], by_image[0]), torch.stack([image_scores(c) for c in by_image]))
 
 
 class MIoU(Metric):
@@ -22,18 +72,15 @@ class MIoU(Metric):
     confusion: Tensor
     images: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int = -1):
+    def __init__(self, num_classes: int):
         super().__init__()
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
         zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state('confusion', default=zeros, dist_reduce_fx='sum')
         self.add_state('images', default=torch.zeros((), dtype=torch.int64), dist_reduce_fx='sum')
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """(B, C, H, W) logits, or (B, H, W) integer predictions, and (B, H, W) integer labels."""
-        self.confusion += confusion_matrix(predictions(outputs), labels, self.num_classes, self.ignore_index)
-        self.images += len(labels)
+    def update(self, scored: Scored) -> None:
+        self.confusion += scored.confusion
+        self.images += len(scored.image_scores)
 
     def compute(self) -> Tensor:
         return 100 * iou_from_confusion(self.confusion).nanmean()
@@ -46,34 +93,22 @@ class CrossEntropy(Metric):
     total: Tensor
     pixels: Tensor
 
-    def __init__(self, ignore_index: int = -1):
+    def __init__(self) -> None:
         super().__init__()
-        self.ignore_index = ignore_index
         self.add_state('total', default=torch.zeros((), dtype=torch.float64), dist_reduce_fx='sum')
         self.add_state('pixels', default=torch.zeros((), dtype=torch.int64), dist_reduce_fx='sum')
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """(B, C, H, W) logits and (B, H, W) integer labels."""
-        valid = labels != self.ignore_index
-        safe = labels.masked_fill(~valid, 0)
-        for image, classes, rows in slices(logits):
-            log_probs = logits[image, classes, rows].float().log_softmax(dim=1)
-            hits = log_probs.gather(1, safe[image, rows].unsqueeze(1)).squeeze(1)
-            self.total -= (hits * valid[image, rows]).sum(dtype=torch.float64)
-        self.pixels += valid.sum()
+    def update(self, scored: Scored) -> None:
+        self.total += scored.negative_log_likelihood
+        self.pixels += scored.confusion.sum()
 
     def compute(self) -> Tensor:
         return (self.total / self.pixels).float()
 
 
-def predictions(outputs: Tensor) -> Tensor:
-    """(B, C, H, W) logits → (B, H, W) their argmax; predictions stay as they are."""
-    if not outputs.is_floating_point():
-        return outputs
-    found = outputs.new_empty(outputs[:, 0].shape, dtype=torch.int64)
-    for image, classes, rows in slices(outputs):
-        found[image, rows] = argmax(outputs[image, classes, rows])
-    return found
+def label_dtype(num_classes: int) -> torch.dtype:
+    """The smallest that holds every class."""
+    return torch.uint8 if num_classes <= 256 else torch.int16
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = -1) -> Tensor:
@@ -93,17 +128,14 @@ def iou_from_confusion(confusion: Tensor) -> Tensor:
     return intersection / union
 
 
+def image_scores(confusion: Tensor) -> Tensor:
+    """(C, C) confusion matrix of an image → (2,) float64 mean IoU and pixel accuracy in percent, or NaN."""
+    hits, labelled = confusion.trace().double(), confusion.sum()
+    return 100 * torch.stack([iou_from_confusion(confusion).nanmean(), hits / labelled])
+
+
 def argmax(logits: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H, W), the first of equals: torch's own looks at one value after the other on a CPU."""
-    classes = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device).view(1, -1, 1, 1)
+    """(B, C, …) → (B, …), the first of equals: torch's own looks at one value after the other on a CPU."""
     last = logits.shape[1] - 1  # also the prediction where a logit is NaN
+    classes = torch.arange(last + 1, dtype=logits.dtype, device=logits.device).view(-1, *[1] * (logits.ndim - 2))
     return torch.where(logits == logits.amax(dim=1, keepdim=True), classes, last).amin(dim=1).long()
-
-
-def slices(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Indices of (B, C, H, W) logits, bands of rows of one image, that stay in a CPU's cache."""
-    batch, classes, height, width = logits.shape
-    rows = max(1, slice_elements(logits.device) // (classes * width))
-    for image in range(batch):
-        for row in range(0, height, rows):
-            yield slice(image, image + 1), slice(None), slice(row, row + rows)

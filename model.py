@@ -3,7 +3,7 @@
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +19,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchmetrics import Metric, MetricCollection
 
 from backbones import BACKBONES, Backbone, build_backbone, has_weights
+from device import full_float32
 from errors import choice
 from losses import segmentation_loss
-from metrics import CrossEntropy, MIoU
+from metrics import CrossEntropy, MIoU, Scored, score, score_predictions
 from mmcv_ops import ensure_ops
 from protocols import PROTOCOLS, Protocol
+
+EVALUATED_AT_ONCE = 2**21  # pixels of a batch, 8 images of 512²: bounds what the network takes in an evaluation
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,12 @@ class SegmentationModel(ComposerClassifier):
     the loss interpolates a slice of it at a time: the same loss in far less memory. In evaluation it always has the
     size of the images.
 
-    An evaluation batch may hold images of several sizes as lists: of the views of each image that ``protocol`` makes,
-    and of labels. Its output is a list of predictions, (H, W) integers each.
+    Composer's evaluation gets :class:`Scored` predictions in place of logits, made of a few images at a time. Its
+    batch may hold images of several sizes as lists: of the views of each image that ``protocol`` makes, and of labels.
 
-    ``autocast`` runs the network, not the loss, in that dtype; Composer does so itself on a GPU.
+    ``autocast`` runs the network, not the loss, in that dtype; Composer does so itself on a GPU. ``compile_options``
+    compiles the network as training runs it, backbone and heads in one, with these arguments of ``torch.compile``;
+    evaluations, whose images have many sizes, run it as it is.
     """
 
     def __init__(
@@ -112,8 +117,9 @@ class SegmentationModel(ComposerClassifier):
         autocast: torch.dtype | None = None,
         class_names: Sequence[str] | None = None,
         protocol: Protocol | None = None,
+        compile_options: Mapping[str, Any] | None = None,
     ):
-        metrics = MetricCollection([CrossEntropy(ignore_index), MIoU(num_classes, ignore_index)])
+        metrics = MetricCollection([CrossEntropy(), MIoU(num_classes)])
         protocol = protocol or PROTOCOLS['mosaic-512sq']()
         self.module: SegmentationNetwork
         super().__init__(
@@ -122,14 +128,16 @@ class SegmentationModel(ComposerClassifier):
             train_metrics=metrics.clone() if train_metrics else MetricCollection([]),
             val_metrics=metrics
             if protocol.resize == 'square'
-            else MetricCollection({f'mIoU[{protocol}]': MIoU(num_classes, ignore_index)}),
+            else MetricCollection({f'mIoU[{protocol}]': MIoU(num_classes)}),
             loss_fn=loss_fn,
         )
         self.protocol = protocol
+        self.ignore_index = ignore_index
         self.auxiliary_weight = auxiliary_weight
         self.full_size_logits = full_size_logits
         self.autocast = autocast
         self.class_names = tuple(class_names or (f'class {index}' for index in range(num_classes)))
+        self._heads = None if compile_options is None else torch.compile(network.heads, **compile_options)
         # The auxiliary logits wait here between forward and loss: algorithms expect an output of one tensor.
         self._auxiliary_logits: Tensor | None = None
 
@@ -138,7 +146,7 @@ class SegmentationModel(ComposerClassifier):
         if not self.training:
             return upsample(self.logits(images), images)
         with self._autocast(images):
-            logits, self._auxiliary_logits = self.module.heads(images)
+            logits, self._auxiliary_logits = (self._heads or self.module.heads)(images)
         return upsample(logits, images) if self.full_size_logits else logits
 
     def logits(self, images: Tensor) -> Tensor:
@@ -149,29 +157,31 @@ class SegmentationModel(ComposerClassifier):
     def _autocast(self, images: Tensor) -> AbstractContextManager:
         return torch.autocast(images.device.type, dtype=self.autocast) if self.autocast else nullcontext()
 
-    def eval_forward(self, batch: Sequence[Any], outputs: Tensor | None = None) -> Tensor | list[Tensor]:
-        """Logits of full size, or predictions; in training the logits of the last forward, for the train metrics."""
-        if outputs is not None:
-            return upsample(outputs, batch[0])
-        if isinstance(batch[0], Tensor):
-            return self.forward(batch)
-        return [self.protocol.labels(self.logits, views, label.shape) for views, label in zip(batch[0], batch[1])]
+    def eval_forward(self, batch: Sequence[Any], outputs: Tensor | None = None) -> Scored:
+        """The batch's predictions, scored; in training those of the last forward's logits, for the train metrics."""
+        images, labels = batch[:2]
+        with full_float32():
+            if outputs is not None:
+                return score([outputs], labels, self.num_classes, self.ignore_index)
+            if isinstance(images, Tensor):
+                at_once = max(1, EVALUATED_AT_ONCE // images[0, 0].numel())
+                logits = (self.logits(some) for some in images.split(at_once))
+                return score(logits, labels, self.num_classes, self.ignore_index)
+            found = [self.protocol.labels(self.logits, views, label.shape) for views, label in zip(images, labels)]
+            return score_predictions(found, labels, self.num_classes, self.ignore_index)
 
     def loss(self, outputs: Tensor, batch: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         target, pixels_per_image = batch[1], batch[2][0] if len(batch) > 2 else None
-        loss = self._loss_fn(outputs, target, pixels_per_image=pixels_per_image)
-        if self._auxiliary_logits is not None:
-            auxiliary = self._loss_fn(self._auxiliary_logits, target, pixels_per_image=pixels_per_image)['total']
-            self._auxiliary_logits = None
-            loss = {**loss, 'total': loss['total'] + self.auxiliary_weight * auxiliary, 'auxiliary': auxiliary}
+        with full_float32():
+            loss = self._loss_fn(outputs, target, pixels_per_image=pixels_per_image)
+            if self._auxiliary_logits is not None:
+                auxiliary = self._loss_fn(self._auxiliary_logits, target, pixels_per_image=pixels_per_image)['total']
+                self._auxiliary_logits = None
+                loss = {**loss, 'total': loss['total'] + self.auxiliary_weight * auxiliary, 'auxiliary': auxiliary}
         return loss
 
-    def update_metric(self, batch: Sequence[Any], outputs: Tensor | list[Tensor], metric: Metric) -> None:
-        if isinstance(outputs, Tensor):
-            metric.update(outputs, batch[1])
-        else:
-            for predictions, labels in zip(outputs, batch[1]):
-                metric.update(predictions.unsqueeze(0), labels.unsqueeze(0))
+    def update_metric(self, batch: Sequence[Any], outputs: Scored, metric: Metric) -> None:
+        metric.update(outputs)
 
 
 def build_model(
@@ -193,6 +203,7 @@ def build_model(
     autocast: torch.dtype | None = None,
     class_names: Sequence[str] | None = None,
     protocol: Protocol | None = None,
+    compile_options: Mapping[str, Any] | None = None,
     init_fn: Callable[[nn.Module], None] | None = None,
 ) -> SegmentationModel:
     """Build the network and wrap it for Composer.
@@ -210,6 +221,7 @@ def build_model(
         full_size_logits: False lets the loss interpolate the logits of a training step, a slice at a time.
         autocast: the network's dtype on a CPU; on a GPU Composer's precision decides.
         protocol: how evaluation batches of views are merged and what their metric is called; default mosaic-512sq.
+        compile_options: arguments of ``torch.compile``, which then compiles the network for training; None does not.
         init_fn: applied to the heads, and to the backbone too where it has no pretrained weights.
 
     Raises:
@@ -252,6 +264,7 @@ def build_model(
         autocast=autocast,
         class_names=class_names,
         protocol=protocol,
+        compile_options=compile_options,
     )
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errors import choice
-from metrics import argmax
+from metrics import argmax, label_dtype
 from transforms import EvalTransform
 
 # (1, 3, h, w) normalised float images → (1, C, h', w') logits of any stride
@@ -89,7 +89,7 @@ class Protocol:
         with torch.autocast(device.type, enabled=False):
             mirrored = (False, True) if self.flip else (False,)
             shown = [View(run, view, size, self._window, flip) for view, flip in product(views, mirrored)]
-            labels = torch.empty(size, dtype=torch.uint8 if shown[0].num_classes <= 256 else torch.int16, device=device)
+            labels = torch.empty(size, dtype=label_dtype(shown[0].num_classes), device=device)
             for rows, columns in tiles(size, shown[0].num_classes, device):
                 scores = shown[0].scores(rows, columns)
                 if len(shown) > 1:  # the sum of the probabilities has the argmax of their mean

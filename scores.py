@@ -133,12 +133,6 @@ class Scores:
         return f'{self.protocol}, {self.weights} weights, {self.images} images: {figures}'
 
 
-def image_scores(confusion: np.ndarray) -> tuple[float, float]:
-    """Mean IoU and pixel accuracy of one image, in percent; NaN without a labelled pixel."""
-    scores = Scores(confusion, (), 1, '')
-    return scores.mean_iou if confusion.any() else np.nan, scores.pixel_accuracy
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace a file when its text is complete."""
     partial = path.with_name(f'{path.name}.partial')

@@ -135,7 +135,7 @@ def package(checkpoint_path: Path, autocast: torch.dtype | None = None) -> Side:
         view = batch_of(pair)[0][0][0].unsqueeze(0)
         return lambda: model.logits(view)
 
-    return Side(evaluate, lambda pair: model.eval_forward(batch_of(pair))[0].cpu(), score, forward)
+    return Side(evaluate, lambda pair: model.eval_forward(batch_of(pair)).predictions[0].cpu(), score, forward)
 
 
 def mmsegmentation(backbone_arch: str, folder: Path) -> Side:

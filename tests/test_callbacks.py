@@ -33,7 +33,7 @@ from checkpoints import read_checkpoint
 from data import collate_views
 from ema import EMA
 from errors import UserError
-from metrics import MIoU
+from metrics import MIoU, score_predictions
 from protocols import get_protocol
 from registry import REGISTRY
 from scores import Scores
@@ -186,7 +186,7 @@ class Scripted(ComposerModel):
         return {} if is_train else {'MIoU': self.metric}
 
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
-        metric.update(outputs, batch[1] if self.script[0] >= 0 else batch[1] - 1)
+        metric.update(score_predictions(outputs, batch[1] if self.script[0] >= 0 else batch[1] - 1, 2))
 
 
 def fit(folder: Path | str, script: Sequence[float], callbacks: Sequence[Callback] = (), **arguments: Any) -> Scripted:
@@ -355,11 +355,10 @@ class Given(ComposerModel):
         return outputs.sum()
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
-        """Logits, or as by a protocol a list of predictions; all the next class while the weight is not positive."""
-        images = batch[0]
-        if isinstance(images, list):
-            return [self.predict(views[-1][None])[0].byte() for views in images]
-        return torch.nn.functional.one_hot(self.predict(images), len(NAMES)).permute(0, 3, 1, 2).float()
+        """All the next class while the weight is not positive."""
+        images, labels = batch[:2]
+        images = [views[-1] for views in images] if isinstance(images, list) else images
+        return score_predictions([self.predict(image[None])[0].byte() for image in images], labels, len(NAMES))
 
     def predict(self, images: Tensor) -> Tensor:
         red = (images[:, 0] * 255 * 0.229 + 255 * 0.485).round().long()
@@ -369,10 +368,7 @@ class Given(ComposerModel):
         return {} if is_train else {'MIoU': self.metric}
 
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        labels = [label[None] for label in batch[1]] if isinstance(batch[1], list) else [batch[1]]
-        for found, label in zip(outputs, labels):
-            metric.update(found[None] if found.ndim == 2 else found, label)
+        metric.update(outputs)
 
 
 class KeepImages(LoggerDestination):

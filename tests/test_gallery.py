@@ -33,10 +33,15 @@ def seen(index: int, size: tuple[int, int] | None = None) -> Seen:
 IMAGES = [seen(index) for index in range(40)]
 
 
+def add(gallery: Gallery, image: Seen) -> None:
+    uid, *pictured = image
+    gallery.add(uid, *expected_scores(image), lambda: tuple(pictured))
+
+
 def gallery_of(images: list[Seen], per_group: int = 6) -> Gallery:
     gallery = Gallery(NUM_CLASSES, per_group)
     for image in images:
-        gallery.add(*image)
+        add(gallery, image)
     return gallery
 
 
@@ -158,7 +163,7 @@ def test_an_image_that_comes_twice_counts_once() -> None:
 def test_few_pictures_are_held_at_a_time() -> None:
     gallery = Gallery(NUM_CLASSES, per_group=2)
     for image in IMAGES:
-        gallery.add(*image)
+        add(gallery, image)
         assert all(len(group) <= 2 for group in gallery.groups.values())
     assert len(gallery.scores) == 40
 

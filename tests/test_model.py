@@ -20,6 +20,7 @@ from torchvision.models._api import WeightsEnum
 from backbones import BACKBONES, TORCHVISION, build_backbone
 from errors import MissingPathError, UserError
 from losses import segmentation_loss
+from metrics import score_predictions
 from mixup import MixUp
 from model import (
     ARCHITECTURES,
@@ -488,9 +489,11 @@ class TestLoss:
         logits = model(batch)
         expected = F.cross_entropy(logits, batch[1], ignore_index=3)
         torch.testing.assert_close(model.loss(logits, batch)['total'], expected)
-        for name, metric in model.get_metrics().items():
-            model.update_metric(batch, logits, metric)
-            assert metric.ignore_index == 3, name
+        for metric in model.get_metrics().values():
+            model.update_metric(batch, model.eval_forward(batch, logits), metric)
+        predicted, labels = logits.argmax(dim=1)[batch[1] != 3], batch[1][batch[1] != 3]
+        assert model.val_metrics['MIoU'].confusion.trace() == (predicted == labels).sum()
+        assert model.val_metrics['MIoU'].confusion.sum() == len(labels)
         torch.testing.assert_close(model.val_metrics['CrossEntropy'].compute(), expected)
 
 
@@ -557,7 +560,7 @@ class TestMetrics:
         logits = 10.0 * F.one_hot(predicted, CLASSES).movedim(-1, 1)
         metrics = model.get_metrics()
         for metric in metrics.values():
-            model.update_metric((None, labels), logits, metric)
+            model.update_metric((None, labels), model.eval_forward((None, labels), logits), metric)
         assert metrics['MIoU'].compute().item() == pytest.approx(100 * (1 / 2 + 1 / 3) / 2, rel=1e-4)
         expected = F.cross_entropy(logits, labels, ignore_index=-1)
         torch.testing.assert_close(metrics['CrossEntropy'].compute(), expected)
@@ -662,14 +665,14 @@ class TestProtocol:
         with torch.no_grad():
             outputs = model.eval_forward(batch)
             expected = [model.protocol.labels(model.logits, *pair, size) for *pair, size in zip(batch[0], self.SIZES)]
-        assert [output.shape for output in outputs] == [*self.SIZES]
-        assert all(torch.equal(output, labels) for output, labels in zip(outputs, expected, strict=True))
+        assert [found.shape for found in outputs.predictions] == [*self.SIZES]
+        assert all(torch.equal(found, labels) for found, labels in zip(outputs.predictions, expected, strict=True))
 
     def test_an_image_in_its_own_size_has_the_labels_of_its_logits(self) -> None:
         """Short side 40 and no resizing: what the network alone says."""
         model, batch, images = self.model_and_batch('ade20k-ss', 40)
         with torch.no_grad():
-            prediction = model.eval_forward(batch)[0]
+            prediction = model.eval_forward(batch).predictions[0]
             expected = model.module(model_input(images[0])).argmax(dim=1)[0]
         assert len(expected.unique()) > 2
         assert (prediction != expected).float().mean() < 0.005  # where two classes are as good as equal
@@ -697,7 +700,7 @@ class TestProtocol:
         labels = [torch.tensor([[0, 0, 0], [1, 1, -1]]), torch.tensor([[1]])]
         outputs = [torch.tensor([[0, 0, 1], [0, 1, 0]], dtype=torch.uint8), torch.tensor([[2]], dtype=torch.uint8)]
         metric = model.get_metrics()['mIoU[ade20k-ss]']
-        model.update_metric((None, labels), outputs, metric)
+        model.update_metric((None, labels), score_predictions(outputs, labels, CLASSES), metric)
         assert int(metric.images) == 2
         assert metric.compute().item() == pytest.approx(100 * (2 / 4 + 1 / 4 + 0) / 3, rel=1e-4)
 

@@ -447,7 +447,7 @@ LARGE_IMAGE = """
 import json, re, sys, time
 from pathlib import Path
 import torch
-from metrics import MIoU
+from metrics import MIoU, score_predictions
 from model import build_model
 from protocols import get_protocol
 
@@ -463,7 +463,7 @@ view = torch.randn(3, height, width) if protocol.resize == 'none' else torch.ran
 start = time.monotonic()
 labels = protocol.labels(network, [view], (height, width))
 metric = MIoU(150)
-metric.update(labels[None], truth)
+metric.update(score_predictions([labels], truth, 150))
 print(json.dumps({
     'seconds': time.monotonic() - start,
     # Of this process alone: ru_maxrss starts at that of the one it was forked from

@@ -315,10 +315,11 @@ def test_what_evaluations_write(tmp_path: Path):
     names = ('sky', 'sea')
     gallery = Gallery(num_classes=2, per_group=1)
     truth = np.array([[0, 0, 1, -1]] * 4)
-    for uid, wrong in {'a': 0, 'b': 3}.items():
+    for uid, wrong, scores in (('a', 0, (100.0, 100.0)), ('b', 3, ((5 / 8 + 4 / 7) / 2 * 100, 75.0))):
         prediction = truth.clip(0)
         prediction[:wrong, 0] = 1
-        gallery.add(uid, np.full((4, 4, 3), 200, np.uint8), truth, prediction)
+        pictured = np.full((4, 4, 3), 200, np.uint8), truth, prediction
+        gallery.add(uid, *scores, lambda pictured=pictured: pictured)
     Scores(np.array([[13, 3], [0, 8]]), names, 2, 'slide', 'raw', 5, 50).write(tmp_path / 'evaluation')
     gallery.write(tmp_path / 'evaluation')
     run = read_run(tmp_path)

@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from layouts import get_layout, palette
-from metrics import MIoU, confusion_matrix
+from metrics import MIoU, confusion_matrix, score_predictions
 from mmcv_ops import ensure_ops
-from scores import Scores, comparison, image_scores
+from scores import Scores, comparison
 
 ensure_ops()
 
@@ -27,7 +27,7 @@ Pairs = list[tuple[np.ndarray, np.ndarray]]  # (prediction 0 â€¦ C-1, truth -1 â
 def scores_of(pairs: Pairs, num_classes: int) -> Scores:
     metric = MIoU(num_classes)
     for prediction, truth in pairs:
-        metric.update(torch.from_numpy(prediction)[None], torch.from_numpy(truth)[None])
+        metric.update(score_predictions([torch.from_numpy(prediction)], [torch.from_numpy(truth)], num_classes))
     names = tuple(f'class {index}' for index in range(num_classes))
     return Scores(metric.confusion.numpy(), names, int(metric.images), 'ade20k-ss')
 
@@ -201,11 +201,6 @@ def test_figures_by_hand() -> None:
 
 def test_nothing_labelled_has_no_figures() -> None:
     assert np.isnan([*NOTHING.summary().values(), *NOTHING.iou, *NOTHING.accuracy, *NOTHING.pixel_share]).all()
-
-
-def test_scores_of_one_image() -> None:
-    assert image_scores(CONFUSION) == (pytest.approx(SCORES.mean_iou), pytest.approx(100 * 9 / 13))
-    assert np.isnan(image_scores(np.zeros((4, 4), np.int64))).all()
 
 
 # What is written
