@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from errors import MissingPathError, UserError, choice, clean_exit, suggestion
 
+COMPILE_OPTIONS = ('backend', 'dynamic', 'fullgraph', 'mode', 'options')  # of torch.compile
 RECIPE_FOLDER = Path(__file__).parent / 'yamls' / 'recipes'
 MERGED_RECIPE = 'was {}, which is merged into this file'  # the comment on recipe_name in a saved config
 
@@ -88,7 +89,8 @@ class Config:
     eval_protocol: str = 'mosaic-512sq'  # a row of protocols.PROTOCOLS
     device_train_microbatch_size: Any = 'auto'  # int, 'auto', or None for the whole batch
     precision: str = 'auto'
-    compile: bool = False
+    compile: Any = False  # or a mapping of torch.compile's options, such as {mode: max-autotune-no-cudagraphs}
+    deterministic_mode: bool = False  # the same bits from run to run on a GPU too, where it is slower
     train_metrics: bool = False  # costs a pass over the logits each batch
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -207,6 +209,13 @@ def check(config: Config) -> None:
     size = config.device_train_microbatch_size
     if not (size in (None, 'auto') or (isinstance(size, int) and size > 0)):
         faults.append(f"device_train_microbatch_size={size!r} must be a positive number, 'auto' or null")
+    if isinstance(config.compile, dict):
+        unknown = [name for name in config.compile if name not in COMPILE_OPTIONS]
+        faults += [
+            f'compile.{name} is not an option of torch.compile.{suggestion(name, COMPILE_OPTIONS)}' for name in unknown
+        ]
+    elif not isinstance(config.compile, bool):
+        faults.append(f'compile={config.compile!r} must be true, false or a mapping of {", ".join(COMPILE_OPTIONS)}')
     for key, dataset in {'train_dataset': config.train_dataset, 'eval_dataset': config.eval_dataset}.items():
         if dataset.path is None:
             faults.append(f'{key}.path is not set: the folder of the dataset, or s3://bucket/folder')

@@ -20,6 +20,7 @@ from composer.utils import dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from device import copied_ahead
 from errors import UserError, clean_exit
 from layouts import IGNORE_LABEL, Layout, find_pairs, get_layout
 from protocols import Protocol
@@ -108,7 +109,8 @@ class CheckedDataLoader(DataLoader):
             self.sampler.skip = seen
         expected, delivered = self.samples_per_epoch - seen, 0
         try:
-            for batch in super().__iter__():
+            batches = super().__iter__()
+            for batch in copied_ahead(batches) if self.pin_memory and torch.cuda.is_available() else batches:
                 delivered += len(batch[0])
                 yield batch
         except DataError as error:  # a worker wraps its own traceback around the message

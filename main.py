@@ -71,6 +71,8 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     dist.initialize_dist(device)
     config_module.check_batch_sizes(cfg, dist.get_world_size())
     reproducibility.seed_all(cfg.seed)
+    # Training has one crop size, for which cuDNN may try all its kernels, but not the same ones the next time
+    torch.backends.cudnn.benchmark = cfg.is_train and not cfg.deterministic_mode
     say(config_module.describe(cfg, sources) + '\n')
 
     # Data
@@ -88,6 +90,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
         autocast=autocast,
         class_names=card.class_names,
         protocol=protocol,
+        compile_options={} if cfg.compile is True else cfg.compile or None,
         init_fn=published_init,
     )
     checkpoint, resume_path = load_checkpoint(cfg, model)
@@ -293,7 +296,7 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
             autoresume=cfg.autoresume and cfg.is_train,
             spin_dataloaders=False,  # our datasets start where a checkpoint left off
             seed=cfg.seed,
-            compile_config={} if cfg.compile else None,
+            deterministic_mode=cfg.deterministic_mode,
             python_log_level=cfg.python_log_level,
             **kwargs,
         )

@@ -1,14 +1,16 @@
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import config as config_module
-from config import Config, check_batch_sizes, describe, load_config
+from config import COMPILE_OPTIONS, Config, check_batch_sizes, describe, load_config
 from errors import MissingPathError, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +116,20 @@ def test_defaults_are_the_published_settings(small: str):
     assert (train.min_resize_scale, train.max_resize_scale) == (0.5, 2.0)
     assert (train.drop_last, train.shuffle) == (True, True)
     assert (evaluation.drop_last, evaluation.shuffle) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'expected'),
+    [
+        ('compile=true', True),
+        ('compile.mode=max-autotune-no-cudagraphs', {'mode': 'max-autotune-no-cudagraphs'}),
+        ('compile={dynamic: false, mode: null}', {'dynamic': False, 'mode': None}),
+    ],
+)
+def test_compile_takes_torchs_options(small: str, argument: str, expected: Any):
+    config, _ = load_config([small, argument])
+    assert config.compile == expected
+    assert set(COMPILE_OPTIONS) == {*inspect.signature(torch.compile).parameters} - {'model', 'disable'}
 
 
 @pytest.mark.parametrize(('recipe', 'epochs'), RECIPES.items())
@@ -284,6 +300,11 @@ def test_null_of_a_recipe_stands_until_it_is_set_again(small: str):
         ('device_train_microbatch_size=0', ['device_train_microbatch_size=0', "positive number, 'auto' or null"]),
         ('device_train_microbatch_size=-2', ['device_train_microbatch_size=-2', "'auto'"]),
         ('device_train_microbatch_size=big', ["device_train_microbatch_size='big'", "'auto'"]),
+        ('compile=max-autotune', ["compile='max-autotune' must be true, false or a mapping of backend, dynamic, "]),
+        (
+            'compile.mod=default',
+            ["compile.mod is not an option of torch.compile. Did you mean 'mode'?"],
+        ),
         ('device_train_microbatch_size=1.5', ['device_train_microbatch_size=1.5', "'auto'"]),
         ('train_dataset.batch_size=0', ['train_dataset.batch_size=0', 'positive']),
         ('eval_dataset.final_size=-4', ['eval_dataset.final_size=-4', 'positive']),
