@@ -17,7 +17,6 @@ import torch  # isort: skip
 from composer.core import DataSpec
 from torch import Tensor, nn
 
-from data import counted
 from losses import segmentation_loss
 from transforms import DeviceTransform
 

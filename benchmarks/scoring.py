@@ -7,7 +7,6 @@ mIoU and cross entropy from the head's logits, against Composer's: full-size log
 """
 
 import argparse
-
 from collections.abc import Sequence
 
 from bench import Benchmark, device, interleave, peak_extra_bytes, pin, sync

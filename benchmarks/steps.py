@@ -19,11 +19,12 @@ from composer.loss import DiceLoss, soft_cross_entropy
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from callbacks import SeedEachBatch, StopOnNonFiniteLoss
+from callbacks import SeedEachBatch, ShareLabelledCount, StopOnNonFiniteLoss
+from data import counted
 from mmcv_ops import ensure_ops
 from model import SegmentationModel, build_model, published_init
 from optimizers import DecoupledSGDW
-from transforms import CountLabelled, DeviceTransform
+from transforms import DeviceTransform
 
 warnings.filterwarnings('ignore')
 ensure_ops()
@@ -54,7 +55,7 @@ class Setting:
             **options,
         )
 
-    def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
+    def batches(self, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The same uint8 batch over and over, as the dataloader gives it, pinned for a GPU."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(
@@ -63,8 +64,8 @@ class Setting:
         masks = torch.randint(
             self.num_classes + 1, (self.batch_size, self.size, self.size), generator=generator, dtype=torch.uint8
         )
-        batch = (images.pin_memory(), masks.pin_memory()) if device() == 'cuda' else (images, masks)
-        return [batch] * count
+        batch = counted((images, masks), label_offset=1)
+        return [tuple(part.pin_memory() for part in batch) if device() == 'cuda' else batch] * count  # type: ignore
 
 
 class Clock(Callback):
@@ -82,19 +83,16 @@ class TrainerSteps:
     """A Trainer that trains ``steps`` batches a call; the call returns seconds a step, without the first."""
 
     model: SegmentationModel
-    batches: Sequence[tuple[Tensor, Tensor]]
+    batches: Sequence[tuple[Tensor, ...]]
     optimizer: torch.optim.Optimizer
     precision: str = 'fp32'
     algorithms: Sequence[Algorithm] = ()
     callbacks: Sequence[Callback] = ()
-    counted: bool = True
-    compile_config: dict[str, Any] | None = None
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         data = DataSpec(
             self.batches,
-            batch_transforms=CountLabelled() if self.counted else None,
             microbatch_transforms=DeviceTransform(),
             get_num_samples_in_batch=lambda batch: len(batch[0]),
         )
@@ -107,7 +105,6 @@ class TrainerSteps:
             device_train_microbatch_size=len(self.batches[0][0]),
             algorithms=list(self.algorithms),
             callbacks=[self.clock, *self.callbacks],
-            compile_config=self.compile_config,
             device='gpu' if device() == 'cuda' else 'cpu',
             progress_bar=False,
             log_to_console=False,
@@ -122,12 +119,19 @@ class TrainerSteps:
         self.trainer.close()
 
 
-def ours(setting: Setting, steps: int, precision: str, algorithms: Sequence[Algorithm] = (), **kwargs: Any) -> Any:
+def ours(
+    setting: Setting,
+    steps: int,
+    precision: str,
+    algorithms: Sequence[Algorithm] = (),
+    compile_config: dict[str, Any] | None = None,
+) -> TrainerSteps:
     """As main.py builds it."""
-    model = setting.network(full_size_logits=False)
+    torch.backends.cudnn.benchmark = True
+    model = setting.network(full_size_logits=False, compile_options=compile_config)
     optimizer = DecoupledSGDW(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-5)
-    callbacks = [SeedEachBatch(), StopOnNonFiniteLoss()]
-    return TrainerSteps(model, setting.batches(steps), optimizer, precision, algorithms, callbacks, **kwargs)
+    callbacks = [SeedEachBatch(), ShareLabelledCount(), StopOnNonFiniteLoss()]
+    return TrainerSteps(model, setting.batches(steps), optimizer, precision, algorithms, callbacks)
 
 
 composer_dice = DiceLoss(softmax=True, batch=True, ignore_absent_classes=True)
@@ -147,8 +151,12 @@ def upstream(setting: Setting, steps: int, precision: str) -> TrainerSteps:
         composer.metrics.MIoU(setting.num_classes, ignore_index=-1),
     ]
     model.train_metrics = MetricCollection(metrics)
+    # Composer's metrics take logits, not what ours are given
+    model.eval_forward = lambda batch, outputs=None: outputs
+    model.update_metric = lambda batch, outputs, metric: metric.update(outputs, batch[1])
     optimizer = composer.optim.DecoupledSGDW(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-5)
-    return TrainerSteps(model, setting.batches(steps), optimizer, precision, counted=False)
+    pairs = [batch[:2] for batch in setting.batches(steps)]
+    return TrainerSteps(model, pairs, optimizer, precision)
 
 
 def bare_loop(setting: Setting, steps: int) -> Callable[[], list[float]]:
@@ -161,8 +169,8 @@ def bare_loop(setting: Setting, steps: int) -> Callable[[], list[float]]:
         ends = []
         model.train()
         for batch in setting.batches(steps):
-            images, labels = transform([tensor.to(device(), non_blocking=True) for tensor in batch])
-            loss = model.loss(model((images, labels)), (images, labels))['total']
+            batch = transform([tensor.to(device(), non_blocking=True) for tensor in batch])
+            loss = model.loss(model(batch), batch)['total']
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

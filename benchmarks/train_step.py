@@ -60,7 +60,6 @@ OVERHEAD = {
     'events': 'run_event',
     'logging': 'log_metrics',
     'reductions over one rank': 'all_reduce',
-    'counting labelled pixels': 'CountLabelled.__call__',
 }
 
 
