@@ -1,6 +1,8 @@
 """Cross entropy plus Dice, from logits at the network's own stride, without a full-size tensor of logits or targets."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
 SLICE_ELEMENTS = {'cpu': 2**20}
 LARGE_SLICE_ELEMENTS = 2**26
 
+FUSED_CLASSES = 1024  # at most so many fit the registers of one program
+
 
 class MixedTarget(NamedTuple):
     """MixUp's target: ``labels`` with weight ``1 - mixing``, ``other`` with weight ``mixing``; (B, H, W) each."""
@@ -22,8 +26,9 @@ class MixedTarget(NamedTuple):
     other: Tensor
     mixing: float
 
-    def weighted(self) -> list[tuple[Tensor, float]]:
-        return [(self.labels, 1 - self.mixing), (self.other, self.mixing)]
+    def weighted(self) -> tuple[Tensor, tuple[float, ...]]:
+        """(2, B, H, W) labels and the share of each."""
+        return torch.stack([self.labels, self.other]), (1 - self.mixing, self.mixing)
 
 
 def segmentation_loss(
@@ -43,7 +48,7 @@ def segmentation_loss(
     ignore_absent_classes=True)`` wherever those are defined; without a labelled pixel it is 0 with zero gradients.
 
     Args:
-        logits: (B, C, h, w) float.
+        logits: (B, C, h, w) float, of any precision and strides; sums are in float32 and wider.
         target: (B, H, W) integer labels, a pair of them mixed, or (B, C, H, W) class probabilities, all zero where a
             pixel is ignored.
         dice_per: ``batch`` takes one Dice coefficient a class over all the pixels given (1 - Dice, averaged over the
@@ -53,20 +58,14 @@ def segmentation_loss(
             a microbatch is given that of its whole batch.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.float()  # sums over a million pixels overflow half precision
         if isinstance(target, Tensor) and target.ndim == logits.ndim:
             cross_entropy, dice = dense_losses(logits, target, dice_per, pixels_per_image)
             total = cross_entropy_weight * cross_entropy + dice_weight * dice
         else:
-            mixed = [(target, 1.0)] if isinstance(target, Tensor) else target.weighted()
-            labels = torch.stack([label.long() for label, _ in mixed])  # K B H W
-            weights = torch.stack([(label != ignore_index) * weight for label, weight in mixed])
-            total, cross_entropy, dice = SlicedLoss.apply(  # type: ignore[misc]
-                logits,
-                labels.masked_fill(labels == ignore_index, 0),
-                weights,
-                (cross_entropy_weight, dice_weight, dice_per, pixels_per_image),
-            )
+            labels, shares = (target[None], (1.0,)) if isinstance(target, Tensor) else target.weighted()
+            options = cross_entropy_weight, dice_weight, dice_per, pixels_per_image
+            loss = loss_by_labels(logits)
+            total, cross_entropy, dice = loss.apply(logits, labels, shares, ignore_index, options)  # type: ignore[misc]
     parts = {'cross_entropy': (cross_entropy_weight, cross_entropy), 'dice': (dice_weight, dice)}
     return {'total': total, **{name: loss.detach() for name, (weight, loss) in parts.items() if weight}}
 
@@ -75,7 +74,7 @@ def dense_losses(
     logits: Tensor, target: Tensor, dice_per: str, pixels_per_image: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Both losses for class probabilities, (B, C, H, W), as CutMix and label smoothing make them."""
-    target = target.to(logits.dtype)
+    logits, target = logits.float(), target.float()  # sums over a million pixels overflow half precision
     logits = F.interpolate(logits, size=target.shape[-2:], mode='bilinear')
     log_probs = logits.log_softmax(dim=1)
     probs = log_probs.exp() * (target.sum(dim=1, keepdim=True) != 0)
@@ -94,6 +93,53 @@ def dice_from_sums(intersection: Tensor, probs: Tensor, target: Tensor, dice_per
     return ((loss * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
 
 
+class Losses(NamedTuple):
+    """Of all images: the losses, float32 scalars, and what a gradient is made of, float32 too."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    dice: Tensor
+    scale: Tensor  # of the total by a pixel's negative log likelihood: one scalar
+    by_intersection: Tensor  # B C: of the total by these sums
+    by_probs: Tensor  # B C
+
+
+def losses_from_sums(
+    negative_log_likelihood: Tensor,
+    pixels: Tensor,
+    intersection: Tensor,
+    probs: Tensor,
+    target: Tensor,
+    options: tuple[float, float, str, Tensor | None],
+) -> Losses:
+    """From sums in double precision: (B, C) what Dice takes, scalars what the cross entropy does."""
+    cross_entropy_weight, dice_weight, dice_per, pixels_per_image = options
+    if pixels_per_image is not None:
+        pixels = pixels_per_image.double() * len(target)
+    pixels = torch.where(pixels > 0, pixels, 1)
+    with torch.enable_grad():
+        sums = intersection.detach().requires_grad_(), probs.detach().requires_grad_()
+        dice = dice_from_sums(*sums, target, dice_per)
+        by_intersection, by_probs = (dice_weight * grad.float() for grad in torch.autograd.grad(dice, sums))
+    cross_entropy, dice = (negative_log_likelihood / pixels).float(), dice.detach().float()
+    total = cross_entropy_weight * cross_entropy + dice_weight * dice
+    return Losses(total, cross_entropy, dice, cross_entropy_weight / pixels.float(), by_intersection, by_probs)
+
+
+def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
+    """Kernels on a GPU where Triton is installed, as it is with torch on Linux; slices elsewhere."""
+    if logits.is_cuda and logits.shape[1] <= FUSED_CLASSES and has_triton():
+        from fused_loss import FusedLoss
+
+        return FusedLoss
+    return SlicedLoss
+
+
+@cache
+def has_triton() -> bool:
+    return find_spec('triton') is not None
+
+
 class SlicedLoss(torch.autograd.Function):
     """Both losses for hard or mixed labels, a slice of the full-size logits at a time.
 
@@ -104,12 +150,20 @@ class SlicedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, options: tuple[Any, ...]
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        shares: tuple[float, ...],
+        ignore_index: int,
+        options: tuple[float, float, str, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, h, w) logits, (K, B, H, W) labels and the weight of each, 0 where ignored → total, CE, Dice."""
-        cross_entropy_weight, dice_weight, dice_per, pixels_per_image = options
+        """(B, C, h, w) logits, (K, B, H, W) integer labels, the share of each of the K → total, CE, Dice."""
+        dice_weight = options[1]
         batch, classes = logits.shape[:2]
-        logits = logits.contiguous()
+        logits, labels = logits.float().contiguous(), labels.long()
+        ignored = labels == ignore_index
+        labels = labels.masked_fill(ignored, 0)
+        weights = torch.stack([~out * share for out, share in zip(ignored, shares)])  # 0 where ignored
         labelled = (weights.sum(dim=0) > 0).float()  # B H W
 
         # (B, C) sums of each image, in double precision
@@ -127,15 +181,10 @@ class SlicedLoss(torch.autograd.Function):
                 intersection[part.images] = intersection[part.images].scatter_add(1, label, hits.double())
                 target_sum[part.images] = target_sum[part.images].scatter_add(1, label, weight.double())
 
-        pixels = weights.sum(dtype=torch.float64) if pixels_per_image is None else pixels_per_image.double() * batch
-        pixels = torch.where(pixels > 0, pixels, 1)
-        cross_entropy = negative_log_likelihood / pixels
-        with torch.enable_grad():
-            sums = intersection.requires_grad_(), probs_sum.requires_grad_()
-            dice = dice_from_sums(*sums, target_sum, dice_per)
+        pixels = weights.sum(dtype=torch.float64)
+        losses = losses_from_sums(negative_log_likelihood, pixels, intersection, probs_sum, target_sum, options)
         if ctx.needs_input_grad[0]:
-            by_intersection, by_probs = (dice_weight * grad.float() for grad in torch.autograd.grad(dice, sums))
-            scale = cross_entropy_weight / pixels.float()
+            _, _, _, scale, by_intersection, by_probs = losses
             gradient = torch.zeros_like(logits)
             for part in slices:
                 label, weight = part.of(labels), part.of(weights)
@@ -154,15 +203,14 @@ class SlicedLoss(torch.autograd.Function):
                 probs.scatter_add_(1, label, gains - scale * weight)
                 part.add_gradient(gradient, probs)
             ctx.save_for_backward(gradient)
-        cross_entropy, dice = cross_entropy.float(), dice.detach().float()
-        ctx.mark_non_differentiable(cross_entropy, dice)
-        return cross_entropy_weight * cross_entropy + dice_weight * dice, cross_entropy, dice
+        ctx.mark_non_differentiable(losses.cross_entropy, losses.dice)
+        return losses[:3]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return gradient * grad, None, None, None
+        return gradient * grad, None, None, None, None
 
 
 class Slice(NamedTuple):
