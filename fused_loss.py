@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from losses import losses_from_sums
 
 PROGRAM_PIXELS = 256  # at least so many to a program where there are: its partial sums cost little then
+MAX_REGISTERS = 128  # a thread: 16 warps fit a multiprocessor, and 150 classes need no more
 WARP_CLASSES = 256  # eight to a thread: what is kept of each fits the registers, and a warp sums without a barrier
 BITS = tl.constexpr(math.log2(math.e))  # to base 2 an exponential is one instruction
 
@@ -122,6 +123,7 @@ def constants(logits: Tensor, labels: Tensor) -> dict[str, int]:
         'mixed': len(labels) > 1,
         'block': block,
         'num_warps': max(1, block // WARP_CLASSES),
+        'maxnreg': MAX_REGISTERS,
     }
 
 

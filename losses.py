@@ -127,7 +127,7 @@ def losses_from_sums(
 
 
 def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
-    """Kernels on a GPU where Triton is installed, as it is with torch on Linux; slices elsewhere."""
+    """Kernels on an NVIDIA GPU where Triton is installed, as it is with torch on Linux; slices elsewhere."""
     if logits.is_cuda and logits.shape[1] <= FUSED_CLASSES and has_triton():
         from fused_loss import FusedLoss
 
@@ -137,7 +137,7 @@ def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
 
 @cache
 def has_triton() -> bool:
-    return find_spec('triton') is not None
+    return torch.version.cuda is not None and find_spec('triton') is not None
 
 
 class SlicedLoss(torch.autograd.Function):

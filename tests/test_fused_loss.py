@@ -1,0 +1,98 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from loss_kernels import CASES, errors, evaluate, tensors
+from triton_kernels import interpreted, resources
+
+from losses import SlicedLoss, loss_by_labels, segmentation_loss
+
+pytest.importorskip('triton')
+
+VALUE = 1e-5
+GRADIENT = {torch.float32: 1e-5, torch.float16: 2**-11, torch.bfloat16: 2**-8}  # rounding of the last
+POINTERS = {
+    'labels': '*i64',
+    **dict.fromkeys(('lse', 'parts', 'scale', 'by_intersection', 'by_probs', 'shift'), '*fp32'),
+}
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+cases = pytest.mark.parametrize('name', CASES)
+
+
+@pytest.fixture(scope='module')
+def interpreted_errors() -> dict[str, tuple[float, float]]:
+    return interpreted('loss_kernels.py')
+
+
+@pytest.mark.slow
+@cases
+def test_fused_equals_sliced_in_the_interpreter(name, interpreted_errors) -> None:
+    value, gradient = interpreted_errors[name]
+    assert value <= VALUE
+    assert gradient <= GRADIENT[CASES[name].dtype]
+    if name == 'all ignored':
+        assert value == gradient == 0
+
+
+@pytest.mark.gpu
+@needs_gpu
+@cases
+def test_fused_equals_sliced_on_a_gpu(name) -> None:
+    value, gradient = errors(CASES[name], 'cuda')
+    assert value <= VALUE
+    assert gradient <= GRADIENT[CASES[name].dtype]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_of_full_size_on_a_gpu(channels_last) -> None:
+    """Equals the sliced loss, through autocast too, and repeats bit by bit."""
+    from fused_loss import FusedLoss
+
+    case = CASES['ADE20K']._replace(small=(128, 128), large=(512, 512), batch=4, memory='')
+    logits, labels = tensors(case, 'cuda')
+    assert loss_by_labels(logits) is FusedLoss
+    if channels_last:
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    values, gradient = evaluate(FusedLoss, case, logits, labels)
+    expected, expected_gradient = evaluate(SlicedLoss, case, logits.float(), labels)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=0)
+    assert (gradient.float() - expected_gradient).norm() <= 2**-8 * expected_gradient.norm()
+    for _ in range(3):
+        assert all(map(torch.equal, evaluate(FusedLoss, case, logits, labels), (values, gradient)))
+    options = {'cross_entropy_weight': 0.375, 'dice_weight': 1.125}
+    with torch.autocast('cuda', dtype=torch.bfloat16):
+        small = segmentation_loss(logits, labels[0], **options)['total']
+    full_size = F.interpolate(logits.float(), size=(512, 512), mode='bilinear')
+    torch.testing.assert_close(small, segmentation_loss(full_size, labels[0], **options)['total'], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize(('dtype', 'unit_stride'), [('bf16', 'class_stride'), ('fp32', 'column_stride')])
+@pytest.mark.parametrize('capability', [80, 90])
+def test_no_register_of_150_classes_is_spilled(capability, dtype, unit_stride, mixed, tmp_path) -> None:
+    """On A100 and H100, logits in either memory layout."""
+    import fused_loss
+
+    logits, labels = torch.empty(1, 150, 1, 1), torch.empty(1 + mixed, 1, 1, 1)
+    constants = fused_loss.constants(logits, labels)
+    options = {name: constants.pop(name) for name in ('num_warps', 'maxnreg')}
+    types = {**POINTERS, 'logits': f'*{dtype}', 'gradient': f'*{dtype}', 'share': 'fp32', 'other_share': 'fp32'}
+    units = {unit_stride: 1, f'gradient_{unit_stride}': 1}
+    for kernel, more in (('sum', {'dice': True}), ('shift', {}), ('gather', {'dice': True})):
+        kernel = getattr(fused_loss, f'{kernel}_kernel')
+        given = {**constants, **more, **{name: 1 for name in units if name in kernel.arg_names}}
+        used = resources(kernel, capability, types, given, tmp_path, **options)
+        print(kernel.__name__, capability, dtype, 'mixed' if mixed else 'hard', used)
+        assert used['STACK'] == used['LOCAL'] == 0
+
+
+def test_a_cpu_neither_uses_nor_imports_the_kernels() -> None:
+    assert loss_by_labels(torch.zeros(1, 2, 1, 1)) is SlicedLoss
+    loss = 'segmentation_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 2).long())'
+    code = f'import sys, torch; from losses import segmentation_loss; {loss}; assert "fused_loss" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True)
