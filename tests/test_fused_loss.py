@@ -13,10 +13,7 @@ pytest.importorskip('triton')
 
 VALUE = 1e-5
 GRADIENT = {torch.float32: 1e-5, torch.float16: 2**-11, torch.bfloat16: 2**-8}  # rounding of the last
-POINTERS = {
-    'labels': '*i64',
-    **dict.fromkeys(('lse', 'parts', 'scale', 'by_intersection', 'by_probs', 'shift'), '*fp32'),
-}
+FLOATS = 'lse', 'parts', 'scale', 'by_intersection', 'by_probs', 'shift'
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 cases = pytest.mark.parametrize('name', CASES)
@@ -32,7 +29,8 @@ def interpreted_errors() -> dict[str, tuple[float, float]]:
 def test_fused_equals_sliced_in_the_interpreter(name, interpreted_errors) -> None:
     value, gradient = interpreted_errors[name]
     assert value <= VALUE
-    assert gradient <= GRADIENT[CASES[name].dtype]
+    dtype = CASES[name].dtype
+    assert gradient <= GRADIENT[dtype] * (1 if dtype == torch.float32 else 2)  # it cuts off where a GPU rounds
     if name == 'all ignored':
         assert value == gradient == 0
 
@@ -81,7 +79,14 @@ def test_no_register_of_150_classes_is_spilled(capability, dtype, unit_stride, m
     logits, labels = torch.empty(1, 150, 1, 1), torch.empty(1 + mixed, 1, 1, 1)
     constants = fused_loss.constants(logits, labels)
     options = {name: constants.pop(name) for name in ('num_warps', 'maxnreg')}
-    types = {**POINTERS, 'logits': f'*{dtype}', 'gradient': f'*{dtype}', 'share': 'fp32', 'other_share': 'fp32'}
+    types = {
+        'labels': '*i64',
+        **dict.fromkeys(FLOATS, '*fp32'),
+        'logits': f'*{dtype}',
+        'gradient': f'*{dtype}',
+        'share': 'fp32',
+        'other_share': 'fp32',
+    }
     units = {unit_stride: 1, f'gradient_{unit_stride}': 1}
     for kernel, more in (('sum', {'dice': True}), ('shift', {}), ('gather', {'dice': True})):
         kernel = getattr(fused_loss, f'{kernel}_kernel')

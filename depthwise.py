@@ -1,0 +1,77 @@
+"""Dilated depthwise 3 × 3 convolutions as Triton kernels, for channels-last maps on a GPU.
+
+Without a product over channels they are bound by memory: a program holds some pixels of a row of some channels, all
+nine taps read neighbours that the cache has, and sums are in float32. The weights' gradient is summed by program first
+and then over programs: no atomics, and results repeat bit by bit.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from losses import has_triton
+
+DTYPES = torch.float32, torch.float16, torch.bfloat16
+
+
+def use_fast_depthwise(network: nn.Module) -> int:
+    """Make every dilated depthwise 3 × 3 ``nn.Conv2d`` a :class:`FastDepthwise`, in place; how many there were.
+
+    Parameters, their names and hooks stay. Only convolutions without bias whose padding keeps the size are taken.
+    """
+    found = [module for module in network.modules() if fits(module)]
+    for module in found:
+        module.__class__ = FastDepthwise
+    return len(found)
+
+
+def fits(module: nn.Module) -> bool:
+    if type(module) is not nn.Conv2d or module.bias is not None or module.padding_mode != 'zeros':
+        return False
+    depthwise = module.groups == module.in_channels == module.out_channels
+    dilation = module.dilation[0]
+    same_size = module.stride == (1, 1) and module.dilation == module.padding == (dilation, dilation)
+    return depthwise and same_size and module.kernel_size == (3, 3) and dilation > 1
+
+
+class FastDepthwise(nn.Conv2d):
+    """``nn.Conv2d``, which takes the kernels in training on an NVIDIA GPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.is_cuda and has_triton():
+            weight = self.weight
+            if torch.is_autocast_enabled('cuda'):
+                dtype = torch.get_autocast_dtype('cuda')
+                input, weight = input.to(dtype), weight.to(dtype)
+            if input.dtype == weight.dtype and input.dtype in DTYPES:
+                return depthwise_conv2d(input, weight, self.dilation[0])
+        return super().forward(input)
+
+
+def depthwise_conv2d(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """(B, C, H, W) by (C, 1, 3, 3) → (B, C, H, W) channels last, padded by the dilation; one float dtype for all."""
+    return Depthwise.apply(input, weight, dilation)  # type: ignore[return-value]
+
+
+class Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, dilation: int) -> Tensor:  # type: ignore[override]
+        from depthwise_kernels import convolve
+
+        input = input.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(input, weight)
+        ctx.dilation = dilation
+        return convolve(input, weight, dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        from depthwise_kernels import convolve, weight_gradient
+
+        input, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        by_input = convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
+        by_weight = weight_gradient(input, grad, ctx.dilation).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return by_input, by_weight, None
