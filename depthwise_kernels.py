@@ -1,9 +1,13 @@
 """The kernels of ``depthwise.py``: maps are (B, C, H, W) channels last, weights (C, 1, 3, 3)."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+jit: Any = triton.jit  # a kernel is called with more and other arguments than its signature tells
 
 TILE = {'block': 32, 'block_channels': 64}  # pixels of a row × channels: two loads of 16 bytes a thread and tap
 STRIP = 8  # rows of a partial sum of the weights' gradient
@@ -32,7 +36,7 @@ def weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
     return parts.sum(dim=0).permute(2, 0, 1).unsqueeze(1).contiguous()
 
 
-@triton.jit
+@jit
 def load_pixels(pixels, row, columns, indices, height, width, channels):
     """(block, block_channels) float32 of a row of an image, 0 outside."""
     inside = (row >= 0) & (row < height) & (columns >= 0) & (columns < width)
@@ -41,7 +45,7 @@ def load_pixels(pixels, row, columns, indices, height, width, channels):
     return tl.load(pixels + places, mask=inside[:, None] & (indices < channels)[None, :], other=0).to(tl.float32)
 
 
-@triton.jit
+@jit
 def convolve_kernel(
     input,
     taps,
@@ -61,8 +65,8 @@ def convolve_kernel(
     input += image * height * width * channels
     output += (image * height + row) * width * channels
     total = tl.zeros((block, block_channels), tl.float32)
-    for i in tl.static_range(3):
-        for j in tl.static_range(3):
+    for i in tl.static_range(3):  # type: ignore[misc]
+        for j in tl.static_range(3):  # type: ignore[misc]
             values = load_pixels(
                 input, row + (i - 1) * dilation, columns + (j - 1) * dilation, indices, height, width, channels
             )
@@ -72,7 +76,7 @@ def convolve_kernel(
     tl.store(output + columns[:, None] * channels + indices[None, :], total, mask=inside)
 
 
-@triton.jit
+@jit
 def weight_kernel(
     input,
     grad,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, version
 from torch.autograd.function import once_differentiable
 
 DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
@@ -137,7 +137,7 @@ def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
 
 @cache
 def has_triton() -> bool:
-    return torch.version.cuda is not None and find_spec('triton') is not None
+    return version.cuda is not None and find_spec('triton') is not None
 
 
 class SlicedLoss(torch.autograd.Function):

@@ -1,5 +1,9 @@
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,19 +24,26 @@ cases = pytest.mark.parametrize('name', CASES)
 
 
 @pytest.fixture(scope='module')
-def interpreted_errors() -> dict[str, tuple[float, float]]:
+def results() -> dict[str, Any]:
     return interpreted('loss_kernels.py')
 
 
 @pytest.mark.slow
 @cases
-def test_fused_equals_sliced_in_the_interpreter(name, interpreted_errors) -> None:
-    value, gradient = interpreted_errors[name]
+def test_fused_equals_sliced_in_the_interpreter(name, results) -> None:
+    value, gradient = results['errors'][name]
     assert value <= VALUE
     dtype = CASES[name].dtype
     assert gradient <= GRADIENT[dtype] * (1 if dtype == torch.float32 else 2)  # it cuts off where a GPU rounds
     if name == 'all ignored':
         assert value == gradient == 0
+
+
+@pytest.mark.slow
+def test_a_label_that_is_no_class_is_not_overlooked(results) -> None:
+    (total, *_), gradient = results['of no class']
+    assert math.isnan(total)
+    assert all(math.isnan(value) for value in torch.tensor(gradient)[..., 0, 0].flatten())
 
 
 @pytest.mark.gpu
@@ -62,11 +73,29 @@ def test_of_full_size_on_a_gpu(channels_last) -> None:
     assert (gradient.float() - expected_gradient).norm() <= 2**-8 * expected_gradient.norm()
     for _ in range(3):
         assert all(map(torch.equal, evaluate(FusedLoss, case, logits, labels), (values, gradient)))
-    options = {'cross_entropy_weight': 0.375, 'dice_weight': 1.125}
+    options: dict[str, Any] = {'cross_entropy_weight': 0.375, 'dice_weight': 1.125}
     with torch.autocast('cuda', dtype=torch.bfloat16):
         small = segmentation_loss(logits, labels[0], **options)['total']
     full_size = F.interpolate(logits.float(), size=(512, 512), mode='bilinear')
     torch.testing.assert_close(small, segmentation_loss(full_size, labels[0], **options)['total'], rtol=1e-5, atol=0)
+
+
+def compiled(capability: int, dtype: str, mixed: bool, ones: Sequence[str], folder: Path) -> dict[str, dict[str, int]]:
+    """What the kernels take with these arguments 1, of which Triton makes constants; classes are ADE20K's."""
+    import fused_loss
+
+    constants = fused_loss.constants(torch.empty(1, 150, 1, 1), torch.empty(1 + mixed, 1, 1, 1))
+    options = {name: constants.pop(name) for name in ('num_warps', 'maxnreg')}
+    types = {'labels': '*i64', 'logits': f'*{dtype}', 'gradient': f'*{dtype}', 'share': 'fp32', 'other_share': 'fp32'}
+    types |= dict.fromkeys(FLOATS, '*fp32')
+    used = {}
+    for name in ('sum_kernel', 'shift_kernel', 'gather_kernel'):
+        kernel = getattr(fused_loss, name)
+        given = {**constants, 'dice': True, **dict.fromkeys(ones, 1)}
+        given = {argument: value for argument, value in given.items() if argument in kernel.arg_names}
+        used[name] = resources(kernel, capability, types, given, folder, **options)
+        print(name, capability, dtype, 'mixed' if mixed else 'hard', used[name])
+    return used
 
 
 @pytest.mark.parametrize('mixed', [False, True])
@@ -74,26 +103,13 @@ def test_of_full_size_on_a_gpu(channels_last) -> None:
 @pytest.mark.parametrize('capability', [80, 90])
 def test_no_register_of_150_classes_is_spilled(capability, dtype, unit_stride, mixed, tmp_path) -> None:
     """On A100 and H100, logits in either memory layout."""
-    import fused_loss
+    used = compiled(capability, dtype, mixed, [unit_stride, f'gradient_{unit_stride}'], tmp_path)
+    assert all(kernel['STACK'] == kernel['LOCAL'] == 0 for kernel in used.values())
 
-    logits, labels = torch.empty(1, 150, 1, 1), torch.empty(1 + mixed, 1, 1, 1)
-    constants = fused_loss.constants(logits, labels)
-    options = {name: constants.pop(name) for name in ('num_warps', 'maxnreg')}
-    types = {
-        'labels': '*i64',
-        **dict.fromkeys(FLOATS, '*fp32'),
-        'logits': f'*{dtype}',
-        'gradient': f'*{dtype}',
-        'share': 'fp32',
-        'other_share': 'fp32',
-    }
-    units = {unit_stride: 1, f'gradient_{unit_stride}': 1}
-    for kernel, more in (('sum', {'dice': True}), ('shift', {}), ('gather', {'dice': True})):
-        kernel = getattr(fused_loss, f'{kernel}_kernel')
-        given = {**constants, **more, **{name: 1 for name in units if name in kernel.arg_names}}
-        used = resources(kernel, capability, types, given, tmp_path, **options)
-        print(kernel.__name__, capability, dtype, 'mixed' if mixed else 'hard', used)
-        assert used['STACK'] == used['LOCAL'] == 0
+
+def test_sizes_of_one_compile(tmp_path) -> None:
+    sizes = 'height', 'width', 'rows', 'columns', 'labels_size', 'class_stride', 'row_stride', 'column_stride'
+    assert len(compiled(80, 'fp16', True, sizes, tmp_path)) == 3
 
 
 def test_a_cpu_neither_uses_nor_imports_the_kernels() -> None:
