@@ -9,9 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-
-from losses import has_triton
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 
@@ -37,10 +34,10 @@ def fits(module: nn.Module) -> bool:
 
 
 class FastDepthwise(nn.Conv2d):
-    """``nn.Conv2d``, which takes the kernels in training on an NVIDIA GPU."""
+    """``nn.Conv2d``, which takes the kernels in training on a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.is_cuda and has_triton():
+        if self.training and input.is_cuda:
             weight = self.weight
             if torch.is_autocast_enabled('cuda'):
                 dtype = torch.get_autocast_dtype('cuda')
@@ -52,26 +49,47 @@ class FastDepthwise(nn.Conv2d):
 
 def depthwise_conv2d(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """(B, C, H, W) by (C, 1, 3, 3) → (B, C, H, W) channels last, padded by the dilation; one float dtype for all."""
-    return Depthwise.apply(input, weight, dilation)  # type: ignore[return-value]
+    return _convolve(input.contiguous(memory_format=torch.channels_last), weight, dilation)
 
 
-class Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, dilation: int) -> Tensor:  # type: ignore[override]
-        from depthwise_kernels import convolve
+# Operators of their own, which torch.compile takes as they are
 
-        input = input.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(input, weight)
-        ctx.dilation = dilation
-        return convolve(input, weight, dilation)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        from depthwise_kernels import convolve, weight_gradient
+@torch.library.custom_op('segmentation_recipes::depthwise_conv2d', mutates_args=())
+def _convolve(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    from depthwise_kernels import convolve
 
-        input, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        by_input = convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
-        by_weight = weight_gradient(input, grad, ctx.dilation).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        return by_input, by_weight, None
+    return convolve(input.contiguous(memory_format=torch.channels_last), weight, dilation)
+
+
+@torch.library.custom_op('segmentation_recipes::depthwise_weight_gradient', mutates_args=())
+def _weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
+    from depthwise_kernels import weight_gradient
+
+    input, grad = (maps.contiguous(memory_format=torch.channels_last) for maps in (input, grad))
+    return weight_gradient(input, grad, dilation).to(input.dtype)
+
+
+@_convolve.register_fake
+def _(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    return torch.empty_like(input, memory_format=torch.channels_last)
+
+
+@_weight_gradient.register_fake
+def _(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
+    return input.new_empty(input.shape[1], 1, 3, 3)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.dilation = inputs[2]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight = ctx.saved_tensors
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    by_input = _convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
+    return by_input, _weight_gradient(input, grad, ctx.dilation) if ctx.needs_input_grad[1] else None, None
+
+
+_convolve.register_autograd(_backward, setup_context=_keep)

@@ -1,12 +1,33 @@
-"""How exactly a GPU computes, and batches that are on it before they are asked for."""
+"""What a GPU runs and how exactly, and batches that are on it before they are asked for."""
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+
+
+@cache
+def why_no_triton() -> str | None:
+    """What kernels written in Triton lack here, or None; it builds their launchers with a C compiler."""
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return 'no NVIDIA GPU'
+    if torch.cuda.get_device_capability() < (7, 0):
+        return 'a GPU from before Volta'
+    if find_spec('triton') is None:
+        return 'no Triton'
+    compilers = os.environ.get('CC', ''), 'gcc', 'clang'
+    return None if any(map(shutil.which, compilers)) else 'no C compiler (on Debian and Ubuntu: apt install gcc)'
+
+
+def has_triton() -> bool:
+    return why_no_triton() is None
 
 
 @contextmanager

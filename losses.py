@@ -1,14 +1,14 @@
 """Cross entropy plus Dice, from logits at the network's own stride, without a full-size tensor of logits or targets."""
 
 from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, version
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from device import has_triton
 
 DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
 
@@ -133,11 +133,6 @@ def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
 
         return FusedLoss
     return SlicedLoss
-
-
-@cache
-def has_triton() -> bool:
-    return version.cuda is not None and find_spec('triton') is not None
 
 
 class SlicedLoss(torch.autograd.Function):

@@ -35,6 +35,7 @@ from card import ModelCard
 from checkpoints import Checkpoint, load_weights, read_checkpoint
 from config import Config, DatasetConfig
 from data import build_dataspec
+from device import why_no_triton
 from errors import UserError, clean_exit
 from evaluate import evaluate, show, shown_results
 from history import History
@@ -74,6 +75,10 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
     # Training has one crop size, for which cuDNN may try all its kernels, but not the same ones the next time
     torch.backends.cudnn.benchmark = cfg.is_train and not cfg.deterministic_mode
     say(config_module.describe(cfg, sources) + '\n')
+    if device.name == 'gpu' and cfg.is_train and why_no_triton():
+        say(
+            f'the loss and dilated depthwise convolutions run without their own kernels, more slowly: {why_no_triton()}'
+        )
 
     # Data
     train_dataspec = dataspec(cfg.train_dataset, 'train', cfg) if cfg.is_train else None

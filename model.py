@@ -19,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchmetrics import Metric, MetricCollection
 
 from backbones import BACKBONES, Backbone, build_backbone, has_weights
-from device import full_float32
+from depthwise import use_fast_depthwise
+from device import full_float32, has_triton
 from errors import choice
 from losses import segmentation_loss
 from metrics import CrossEntropy, MIoU, Scored, score, score_predictions
@@ -245,6 +246,8 @@ def build_model(
             SegmentationNetwork,
             nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=node_process_group()),
         )
+    if has_triton():
+        use_fast_depthwise(network)
 
     loss_fn = partial(
         segmentation_loss,

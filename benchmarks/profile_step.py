@@ -41,7 +41,7 @@ PRECISION = 'amp_bf16' if GPU else 'fp32'
 # Kernels by a part of their names, first come first served
 KINDS = {
     'our loss': ('sum_kernel', 'shift_kernel', 'gather_kernel'),
-    'depthwise convolutions': ('depthwise', 'dgrad2d_grouped', 'conv2d_c1_k1', 'taps_kernel'),
+    'depthwise convolutions': ('depthwise', 'dgrad2d_grouped', 'conv2d_c1_k1', 'convolve_kernel', 'weight_kernel'),
     'convolutions': ('conv', 'gemm', 'xmma', 'cutlass', 'wgrad', 'dgrad', 'fprop', 'nvjet', 'mkldnn', 'addmm'),
     'batch norm': ('batch_norm', 'bn_', 'batchnorm'),
     'interpolation': ('upsample', 'bilinear'),
@@ -241,7 +241,7 @@ def loss(run: Profile) -> None:
 
 def depthwise(run: Profile) -> None:
     """The head's dilated depthwise convolutions, forward and backward, by layout and kernel."""
-    from depthwise import depthwise_conv
+    from depthwise import depthwise_conv2d
 
     batch, channels, side = (16, 2048, 64) if GPU else (1, 8, 16)
     for dilation in (12, 24, 36):
@@ -269,7 +269,7 @@ def depthwise(run: Profile) -> None:
             "torch's own, channels last": ('channels last', native),
         }
         if GPU:
-            ours = lambda x, weight=weight, dilation=dilation: depthwise_conv(x, weight, dilation)  # noqa: E731
+            ours = lambda x, weight=weight, dilation=dilation: depthwise_conv2d(x, weight, dilation)  # noqa: E731
             kernels['Triton, channels last'] = ('channels last', ours)
         calls = {name: lambda x=given[layout], f=f: f(x).sum().backward() for name, (layout, f) in kernels.items()}
         table = run.bench.table(f'Depthwise 3×3, {channels} channels, dilation {dilation}', unit='ms an image')

@@ -8,6 +8,7 @@ from triton_kernels import interpreted, resources
 
 import depthwise
 from depthwise import FastDepthwise, depthwise_conv2d, use_fast_depthwise
+from model import build_network
 
 pytest.importorskip('triton')
 
@@ -94,6 +95,21 @@ def conv(channels: int = 4, dilation: int = 2, **options) -> nn.Conv2d:
 )
 def test_which_convolutions_are_taken(options, fits) -> None:
     assert use_fast_depthwise(nn.Sequential(conv(**options))) == fits
+
+
+def test_deeplabv3pluss_are_taken() -> None:
+    network = build_network(architecture='deeplabv3plus', num_classes=2, backbone_arch='resnet18', head_channels=8)
+    assert use_fast_depthwise(network) == 3
+    found = [module for module in network.modules() if isinstance(module, FastDepthwise)]
+    assert [module.dilation[0] for module in found] == [12, 24, 36]
+
+
+def test_shapes_are_known_without_data() -> None:
+    """As torch.compile asks for them."""
+    with torch._subclasses.FakeTensorMode():
+        maps, weight = torch.empty(2, 4, 6, 8), torch.empty(4, 1, 3, 3)
+        output = depthwise_conv2d(maps, weight, 12)
+        assert output.shape == maps.shape and output.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_swapped_convolution_is_the_same_on_a_cpu() -> None:
