@@ -25,6 +25,7 @@ from errors import choice
 from losses import segmentation_loss
 from metrics import CrossEntropy, MIoU, Scored, score, score_predictions
 from mmcv_ops import ensure_ops
+from pooling import use_repeatable_pooling
 from protocols import PROTOCOLS, Protocol
 
 EVALUATED_AT_ONCE = 2**21  # pixels of a batch, 8 images of 512²: bounds what the network takes in an evaluation
@@ -246,6 +247,7 @@ def build_model(
             SegmentationNetwork,
             nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=node_process_group()),
         )
+    use_repeatable_pooling(network)
     if has_triton():
         use_fast_depthwise(network)
 

@@ -264,11 +264,14 @@ def test_a_compiled_network_trains_on_a_gpu(options: str, synthetic_folder: Path
 
 
 @on_gpu
-@pytest.mark.parametrize('recipe', ['mild', 'hot'])
-def test_deterministic_mode_resumes_bitwise_on_a_gpu(recipe: str, synthetic_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('recipe', 'yaml'), [('mild', 'deeplabv3'), ('hot', 'deeplabv3'), ('null', 'pspnet')])
+def test_deterministic_mode_resumes_bitwise_on_a_gpu(
+    recipe: str, yaml: str, synthetic_folder: Path, tmp_path: Path
+) -> None:
     argv = arguments(
         synthetic_folder, f'recipe_name={recipe}', 'precision=amp_bf16', 'eval_interval=0ba', 'save_interval=2ba',
         'deterministic_mode=true', 'save_num_checkpoints_to_keep=-1', 'device_train_microbatch_size=4',
+        yaml=f'yamls/{yaml}.yaml',
     )  # fmt: skip
     try:
         run([*argv, 'max_duration=4ba', f'save_folder={tmp_path}/whole'])
