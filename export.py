@@ -6,6 +6,7 @@ python export.py runs/demo/latest-rank0.pt --to onnx
 import argparse
 import copy
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -155,16 +156,18 @@ def compare(network: SegmentationNetwork, run: Run, name: str) -> list[Differenc
 
 def write_onnx(network: SegmentationNetwork, card: ModelCard, path: Path) -> None:
     onnx = load_package('onnx')
-    torch.onnx.export(
-        with_exportable_pools(network),
-        (torch.randn(TRACED),),
-        str(path),
-        input_names=['images'],
-        output_names=['logits'],
-        dynamic_axes={'images': DYNAMIC_AXES, 'logits': DYNAMIC_AXES},
-        opset_version=OPSET,
-        dynamo=False,  # the other exporter needs onnxscript
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'You are using the legacy', DeprecationWarning)  # torch 2.9 and later
+        torch.onnx.export(
+            with_exportable_pools(network),
+            (torch.randn(TRACED),),
+            str(path),
+            input_names=['images'],
+            output_names=['logits'],
+            dynamic_axes={'images': DYNAMIC_AXES, 'logits': DYNAMIC_AXES},
+            opset_version=OPSET,
+            dynamo=False,  # the other exporter needs onnxscript
+        )
     model = onnx.load(path)
     # The exporter does not know how many classes a resized tensor has.
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = card.num_classes
@@ -180,6 +183,9 @@ def write_program(network: SegmentationNetwork, card: ModelCard, path: Path) -> 
     # map is 1 pixel high or wide. The operators take those too: 2 is what torch has for a size without lower bound.
     for symbol, sizes in program.range_constraints.items():
         program.range_constraints[symbol] = type(sizes)(2, sizes.upper)
+    # torch 2.9 and later also hold images to what was true of the traced sizes, such as the parity of a feature map,
+    # by a check that is made from the example.
+    program.example_inputs = None
     torch.export.save(program, path, extra_files={f'{CARD}.json': json.dumps(card.to_dict())})
 
 
