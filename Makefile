@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(shell for c in python3 python3.12 python3.11 python3.10; do \
 	$$c -c '$(SUPPORTED)' 2>/dev/null && echo $$c && break; done)
 
-.PHONY: install demo test lint bench bench-gpu mmcv-ops clean
+.PHONY: install demo test test-gpu lint bench bench-gpu mmcv-ops clean
 
 install: $(STAMP)
 
@@ -45,6 +45,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(IN_VENV) python -m pytest $(ARGS)
 
+# For a GPU nothing is installed: the first Python here that has these packages runs, PYTHON first.
+HAS := import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))
+python_with = $(shell for c in "$(PYTHON)" python $(BIN)/python; do \
+	"$$c" -c '$(HAS)' $(1) 2>/dev/null && echo "$$c" && break; done)
+none_with = { echo 'No Python with $(1) found. Set PYTHON=/path/to/python' >&2; exit 1; }
+
+test-gpu:
+	@python='$(call python_with,torch pytest)'; test "$$python" || $(call none_with,torch and pytest); \
+		"$$python" -m pytest -m gpu $(ARGS) $$(grep -l 'mark\.gpu' tests/test_*.py)
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,9 +66,10 @@ bench: $(STAMP)
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/table.py
 
-# With whatever PyTorch is there: nothing is installed.
 bench-gpu:
-	for script in loss scoring train_step algorithms evaluation; do python benchmarks/$$script.py || exit 1; done
+	@python='$(call python_with,torch)'; test "$$python" || $(call none_with,torch); \
+		for script in loss scoring train_step algorithms evaluation; do \
+		"$$python" benchmarks/$$script.py || exit 1; done
 
 # mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
 mmcv-ops: $(STAMP)
