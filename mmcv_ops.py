@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
 
@@ -10,6 +11,10 @@ EXTENSION = 'mmcv._ext'
 
 class MissingOps(ModuleType):
     """Has every op mmcv looks for at import; an op fails once it is called."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, loader=None)  # by the missing loader mmengine knows that nothing is compiled
 
     def __getattr__(self, name: str):
         if name.startswith('__'):  # Python's own questions about a module, such as __path__

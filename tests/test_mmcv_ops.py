@@ -70,6 +70,43 @@ assert inspect.getmodule(ensure_ops).__name__ == 'mmcv_ops'  # walks sys.modules
 """)
 
 
+@lite_only
+def test_mmengines_runner_trains_beside_the_stand_in(tmp_path: Path):
+    out = run(f"""
+from mmcv_ops import ensure_ops
+ensure_ops()
+
+import importlib.util, pkgutil
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import mmcv_full_available
+
+assert importlib.util.find_spec('mmcv._ext').name == 'mmcv._ext'
+assert pkgutil.find_loader('mmcv._ext') is None and not mmcv_full_available()
+
+class Line(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, x, mode):
+        return {{'loss': self.layer(x).square().mean()}}
+
+runner = Runner(
+    Line(),
+    work_dir={str(tmp_path)!r},
+    train_dataloader=torch.utils.data.DataLoader([{{'x': torch.ones(1)}}] * 3),
+    train_cfg={{'by_epoch': True, 'max_epochs': 1}},
+    optim_wrapper={{'optimizer': {{'type': 'SGD', 'lr': 0.1}}, 'paramwise_cfg': {{'bias_lr_mult': 2.0}}}},
+    log_level='ERROR',
+)
+runner.train()
+print(runner.iter)
+""")
+    assert out.splitlines()[-1] == '3'
+
+
 def test_a_loaded_extension_is_left_alone():
     run("""
 import sys, types
