@@ -20,6 +20,17 @@ from errors import MissingPathError, UserError, choice, clean_exit, suggestion
 
 COMPILE_OPTIONS = ('backend', 'dynamic', 'fullgraph', 'mode', 'options')  # of torch.compile
 RECIPE_FOLDER = Path(__file__).parent / 'yamls' / 'recipes'
+# What Composer takes and reaches: it refuses to end after seconds or at a share of the end, and counts no tokens in
+# images and no iterations unless told of what. An interval of 0 is never, a share of 0 a division by it.
+INTERVAL = (
+    r'\d+(ep|ba|sp|sec)|(0?\.\d*[1-9]\d*|1(\.0*)?)dur',
+    'a whole number of ep, ba, sp or sec, such as 1ep or 500ba, or a share of the run up to 1dur, such as 0.1dur',
+)
+DURATIONS = {
+    'max_duration': (r'0*[1-9]\d*(ep|ba|sp)', 'a whole number of ep, ba or sp, 1 or more, such as 25ep or 1000ba'),
+    'eval_interval': INTERVAL,
+    'save_interval': INTERVAL,
+}
 MERGED_RECIPE = 'was {}, which is merged into this file'  # the comment on recipe_name in a saved config
 
 
@@ -202,9 +213,9 @@ def read_recipe(recipe_name: str | None) -> tuple[DictConfig, str]:
 def check(config: Config) -> None:
     """What types alone do not say. All faults are reported together."""
     faults = [
-        f'{key}={value!r} must be a duration such as 25ep, 1000ba or 1dur'
-        for key, value in _durations(config).items()
-        if not re.fullmatch(r'\d+(\.\d+)?(ep|ba|sp|tok|dur|sec|iter)', str(value))
+        f'{key}={getattr(config, key)!r} must be {legal}'
+        for key, (pattern, legal) in DURATIONS.items()
+        if not re.fullmatch(pattern, getattr(config, key))
     ]
     size = config.device_train_microbatch_size
     if not (size in (None, 'auto') or (isinstance(size, int) and size > 0)):
@@ -275,10 +286,6 @@ def save(config: Config, sources: Mapping[str, str], path: Path) -> None:
     partial = path.with_suffix('.partial')
     partial.write_text(describe(replace(config, recipe_name=None), sources) + '\n')
     partial.replace(path)
-
-
-def _durations(config: Config) -> dict[str, str]:
-    return {key: getattr(config, key) for key in ('max_duration', 'eval_interval', 'save_interval')}
 
 
 def _without(layer: DictConfig, keys: set[str]) -> DictConfig:

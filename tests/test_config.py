@@ -292,11 +292,6 @@ def test_null_of_a_recipe_stands_until_it_is_set_again(small: str):
         ('optimizer=sgd', ['optimizer', 'Dict']),
         ('seed=null', ['seed', 'None']),
         ('recipe_name=milt', ['recipe_name=milt', "'mild'", 'Legal: hot, medium, mild, null, path/to/recipe.yaml']),
-        ('max_duration=10', ["max_duration='10'", 'such as 25ep, 1000ba or 1dur']),
-        ('max_duration=tenep', ["max_duration='tenep'", '25ep']),
-        ('max_duration=25epochs', ["max_duration='25epochs'", '25ep']),
-        ('eval_interval=-1ep', ["eval_interval='-1ep'", '25ep']),
-        ('save_interval=1 ep', ["save_interval='1 ep'", '25ep']),
         ('device_train_microbatch_size=0', ['device_train_microbatch_size=0', "positive number, 'auto' or null"]),
         ('device_train_microbatch_size=-2', ['device_train_microbatch_size=-2', "'auto'"]),
         ('device_train_microbatch_size=big', ["device_train_microbatch_size='big'", "'auto'"]),
@@ -321,6 +316,35 @@ def test_null_of_a_recipe_stands_until_it_is_set_again(small: str):
 def test_wrong_argument(small: str, argument: str, parts: list[str]):
     message = refused(small, argument)
     assert [part for part in parts if part not in message] == []
+
+
+LEGAL_INTERVAL = (
+    'a whole number of ep, ba, sp or sec, such as 1ep or 500ba, or a share of the run up to 1dur, such as 0.1dur'
+)
+LEGAL_DURATIONS = {
+    'max_duration': 'a whole number of ep, ba or sp, 1 or more, such as 25ep or 1000ba',
+    'eval_interval': LEGAL_INTERVAL,
+    'save_interval': LEGAL_INTERVAL,
+}
+
+
+@pytest.mark.parametrize('key', LEGAL_DURATIONS)
+@pytest.mark.parametrize(
+    'value', ['1ep', '025ep', '1000ba', '8sp', '0ep', '10sec', '0.1dur', '.05dur', '1dur', '1.0dur']
+)
+def test_legal_duration(small: str, key: str, value: str):
+    if key == 'max_duration' and value.endswith(('sec', 'dur', '0ep')):
+        assert refused(small, f'{key}={value}') == f'{key}={value!r} must be {LEGAL_DURATIONS[key]}'
+    else:
+        assert getattr(load_config([small, f'{key}={value}'])[0], key) == value
+
+
+@pytest.mark.parametrize('key', LEGAL_DURATIONS)
+@pytest.mark.parametrize(
+    'value', ['10', 'tenep', '25epochs', '-1ep', '1 ep', '1.5ep', '5tok', '2iter', '1h30m', '0dur', '0.0dur', '1.5dur']
+)
+def test_wrong_duration(small: str, key: str, value: str):
+    assert refused(small, f'{key}={value}') == f'{key}={value!r} must be {LEGAL_DURATIONS[key]}'
 
 
 def test_remote_without_a_local_folder(small: str):

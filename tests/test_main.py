@@ -96,6 +96,23 @@ def test_every_head_trains_with_every_recipe(yaml: str, recipe: str, synthetic_f
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / 'ep0-ba2-rank0.pt').values())
 
 
+@pytest.mark.parametrize(
+    ('interval', 'batches'), [('8sp', [2, 4, 6]), ('0.5dur', [3, 6]), ('3600sec', [6]), ('0ep', [])]
+)
+def test_intervals_of_evaluations_and_checkpoints(
+    interval: str, batches: list[int], synthetic_folder: Path, tmp_path: Path
+) -> None:
+    """Of six batches of four images; the last is evaluated and saved in any case but 0."""
+    trainer = run(arguments(
+        synthetic_folder, 'max_duration=24sp', f'eval_interval={interval}', f'save_interval={interval}',
+        f'save_folder={tmp_path}', 'save_num_checkpoints_to_keep=-1', 'save_best=false',
+    ))  # fmt: skip
+    assert trainer.state.timestamp.batch == 6
+    assert [scores.batch for scores in evaluations(trainer)] == batches
+    saved = [re.findall(r'-ba(\d+)-', path.name) for path in tmp_path.glob('ep*.pt')]
+    assert sorted(int(number) for (number,) in saved) == batches
+
+
 def test_training_changes_the_network_and_lowers_the_loss(synthetic_folder: Path, tmp_path: Path) -> None:
     log = tmp_path / 'log.txt'
     argv = arguments(synthetic_folder, 'max_duration=20ep', 'eval_interval=20ep', 'optimizer.lr=0.05')
