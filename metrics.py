@@ -55,10 +55,13 @@ def score_predictions(
     predictions: Sequence[Tensor] | Tensor, labels: Sequence[Tensor] | Tensor, num_classes: int, ignore_index: int = -1
 ) -> Scored:
     """(H, W) integer predictions of each image against its labels."""
-    by_image = [
-        confusion_matrix(predicted, label, num_classes, ignore_index) for predicted, label in zip(predictions, labels)
-    ]
-    return Scored(predictions, sum(by_image[1:], by_image[0]), torch.stack([image_scores(c) for c in by_image]))
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=labels[0].device)
+    scores = []
+    for predicted, label in zip(predictions, labels):
+        of_image = confusion_matrix(predicted, label, num_classes, ignore_index)
+        confusion += of_image
+        scores.append(image_scores(of_image))
+    return Scored(predictions, confusion, torch.stack(scores))
 
 
 class MIoU(Metric):

@@ -8,15 +8,19 @@ mIoU and cross entropy from the head's logits, against Composer's: full-size log
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from bench import Benchmark, device, interleave, peak_extra_bytes, pin, sync
 
 import composer.metrics  # isort: skip
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed._tools.mem_tracker import MemTracker
 from torchmetrics import Metric
 
 from metrics import CrossEntropy, MIoU, score
+from model import SegmentationModel
 
 
 def main() -> None:
@@ -64,8 +68,41 @@ def main() -> None:
         for name, call in calls.items()
     }
     mine, both, _ = median.values()
+    memory_of_a_batch(bench)
     bench.target("against Composer's two metrics: times faster", both / mine, at_least=3)
     bench.finish()
+
+
+class Logits(nn.Module):
+    """In place of a network: logits at stride 4, which are made in no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(150, 3, 4, 4))
+
+    def logits(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.weight, stride=4)
+
+
+def memory_of_a_batch(bench: Benchmark) -> None:
+    """What the model allocates to evaluate the yaml's whole batch on one GPU, counted at every operator."""
+    network: Any = Logits()
+    model = SegmentationModel(network, 150, loss_fn=dict).eval().to(device())
+    table = bench.table(
+        'An evaluation batch of 512², 150 classes: most bytes at a time, its images among them', unit='GB'
+    )
+    for count in (8, 32, 128):
+        images = torch.zeros(count, 3, 512, 512, device=device())
+        labels = torch.zeros(count, 512, 512, dtype=torch.int64, device=device())
+        with torch.no_grad(), MemTracker() as tracker:
+            tracker.track_external(images, labels)
+            model.eval_forward((images, labels))
+        most = tracker.get_tracker_snapshot('peak')
+        peak = sum(of_device[key] for of_device in most.values() for key in of_device if str(key) == 'Total') / 1e9
+        full = {'full-size logits would be, GB': count * 150 * 512**2 * 4 / 1e9}
+        table.add(f'{count} images', [peak], **{'images and labels, GB': (images.nbytes + labels.nbytes) / 1e9}, **full)
+        if count == 128:
+            bench.target('GB to evaluate 128 images, beyond the network', peak, at_most=4)
 
 
 if __name__ == '__main__':

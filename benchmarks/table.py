@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 QUESTIONS = (
     'data_path', 'loss', 'microbatch', 'train_step', 'algorithms', 'stream_epoch', 'conversion', 'startup', 'scoring',
-    'evaluation',
+    'evaluation', 'profile_step', 'recipes',
 )  # fmt: skip
-ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring', 'evaluation')
+ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring', 'evaluation', 'profile_step', 'recipes')
 
 
 BEGIN, END = '<!-- python benchmarks/table.py -->', '<!-- end -->'

@@ -15,6 +15,7 @@ from composer.loggers import Logger
 from composer.loss.utils import ensure_targets_one_hot
 from composer.utils import dist, get_device
 from torch import Tensor, nn
+from torch.distributed._tools.mem_tracker import MemTracker
 from torchvision.models._api import WeightsEnum
 
 from backbones import BACKBONES, TORCHVISION, build_backbone
@@ -564,6 +565,23 @@ class TestMetrics:
         assert metrics['MIoU'].compute().item() == pytest.approx(100 * (1 / 2 + 1 / 3) / 2, rel=1e-4)
         expected = F.cross_entropy(logits, labels, ignore_index=-1)
         torch.testing.assert_close(metrics['CrossEntropy'].compute(), expected)
+
+
+def test_memory_of_an_evaluation_does_not_grow_with_the_batch(monkeypatch) -> None:
+    """Counted at every operator; full-size logits of 32 images would be 79 MB."""
+    monkeypatch.setattr('model.EVALUATED_AT_ONCE', 4 * 64**2)
+    network: Any = nn.Conv2d(3, 150, 4, stride=4)
+    network.logits = network.forward
+    model = SegmentationModel(network, 150, loss_fn=dict).eval()
+    peaks = []
+    for count in (8, 32):
+        batch = torch.zeros(count, 3, 64, 64), torch.zeros(count, 64, 64, dtype=torch.int64)
+        with torch.no_grad(), MemTracker() as tracker:
+            model.eval_forward(batch)
+        snapshot = tracker.get_tracker_snapshot('peak')[torch.device('cpu')]
+        peaks.append(next(size for kind, size in snapshot.items() if str(kind) == 'Total'))
+    assert peaks[0] < 30e6
+    assert peaks[1] - peaks[0] < 0.05 * 24 * 150 * 64**2 * 4  # of the full-size logits of the images that are more
 
 
 def test_class_names() -> None:
