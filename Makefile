@@ -69,7 +69,8 @@ bench: $(STAMP)
 bench-gpu:
 	@python='$(call python_with,torch)'; test "$$python" || $(call none_with,torch); \
 		for script in loss scoring train_step algorithms evaluation profile_step; do \
-		"$$python" benchmarks/$$script.py || exit 1; done
+		"$$python" benchmarks/$$script.py || exit 1; done; \
+		test -z "$(DATA)" || "$$python" benchmarks/recipes.py "$(DATA)"
 
 # mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
 mmcv-ops: $(STAMP)

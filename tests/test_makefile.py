@@ -50,9 +50,10 @@ def make(folder: Path, target: str, *variables: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize('name', ['python3', 'python'])
 def test_benchmarks_are_run_by_the_paths_python_with_torch(name: str, tmp_path: Path) -> None:
     fake_python(tmp_path / 'bin' / name, 'torch')
-    done = make(tmp_path, 'bench-gpu')
-    scripts = ('loss', 'scoring', 'train_step', 'algorithms', 'evaluation')
-    assert done.stdout.splitlines() == [f'bin/{name} benchmarks/{script}.py' for script in scripts], done.stderr
+    done = make(tmp_path, 'bench-gpu', 'DATA=photographs')
+    scripts = ('loss', 'scoring', 'train_step', 'algorithms', 'evaluation', 'profile_step')
+    expected = [f'bin/{name} benchmarks/{script}.py' for script in scripts]
+    assert done.stdout.splitlines() == [*expected, f'bin/{name} benchmarks/recipes.py photographs'], done.stderr
 
 
 def test_the_files_with_tests_of_a_gpu_are_run(tmp_path: Path) -> None:
