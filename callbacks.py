@@ -182,8 +182,9 @@ class ShowResults(Callback):
             return
         scored: Any = state.outputs
         both_scores = scored.image_scores.tolist()  # all that comes to the host of most images
-        for uid, scores, *of_image in zip(*uids, both_scores, images, labels, scored.predictions):
-            self._gallery.add(uid, *scores, partial(arrays, *of_image))
+        of_images = zip(images, labels, scored.predictions)
+        for uid, (mean_iou, pixel_accuracy), of_image in zip(*uids, both_scores, of_images):
+            self._gallery.add(uid, mean_iou, pixel_accuracy, partial(arrays, *of_image))
 
     def eval_end(self, state: State, logger: Logger) -> None:
         model = unwrapped(state.model)

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, version
 from torch.utils._pytree import tree_leaves, tree_map
 
 
 @cache
 def why_no_triton() -> str | None:
     """What kernels written in Triton lack here, or None; it builds their launchers with a C compiler."""
-    if not torch.cuda.is_available() or torch.version.cuda is None:
+    if not torch.cuda.is_available() or version.cuda is None:
         return 'no NVIDIA GPU'
     if torch.cuda.get_device_capability() < (7, 0):
         return 'a GPU from before Volta'
@@ -36,7 +36,8 @@ def full_float32() -> Iterator[None]:
 
     For what is quoted or summed over millions of pixels. Networks in bfloat16 or float16 are not touched.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     try:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, False, False
@@ -47,8 +48,9 @@ def full_float32() -> Iterator[None]:
 
 def copied_ahead(batches: Iterable[Any]) -> Iterator[Any]:
     """Pinned batches, on the current GPU: each is copied there while the step before it runs."""
-    copying, device = torch.cuda.Stream(), torch.device('cuda', torch.cuda.current_device())
-    ready: tuple[Any, torch.cuda.Event] | None = None
+    copying: Any = torch.cuda.Stream()
+    device = torch.device('cuda', torch.cuda.current_device())
+    ready: tuple[Any, Any] | None = None
     for batch in batches:
         with torch.cuda.stream(copying):
             moved = tree_map(
@@ -62,7 +64,7 @@ def copied_ahead(batches: Iterable[Any]) -> Iterator[Any]:
         yield _awaited(*ready)
 
 
-def _awaited(batch: Any, copied: torch.cuda.Event) -> Any:
+def _awaited(batch: Any, copied: Any) -> Any:
     """The batch, for the current stream: which waits for the copy, and the memory is not taken from it meanwhile."""
     step = torch.cuda.current_stream()
     step.wait_event(copied)

@@ -102,6 +102,7 @@ class CrossEntropy(Metric):
         self.add_state('pixels', default=torch.zeros((), dtype=torch.int64), dist_reduce_fx='sum')
 
     def update(self, scored: Scored) -> None:
+        assert scored.negative_log_likelihood is not None
         self.total += scored.negative_log_likelihood
         self.pixels += scored.confusion.sum()
 

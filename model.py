@@ -134,7 +134,7 @@ class SegmentationModel(ComposerClassifier):
             loss_fn=loss_fn,
         )
         self.protocol = protocol
-        self.ignore_index = ignore_index
+        self._label_range = num_classes, ignore_index
         self.auxiliary_weight = auxiliary_weight
         self.full_size_logits = full_size_logits
         self.autocast = autocast
@@ -164,13 +164,13 @@ class SegmentationModel(ComposerClassifier):
         images, labels = batch[:2]
         with full_float32():
             if outputs is not None:
-                return score([outputs], labels, self.num_classes, self.ignore_index)
+                return score([outputs], labels, *self._label_range)
             if isinstance(images, Tensor):
                 at_once = max(1, EVALUATED_AT_ONCE // images[0, 0].numel())
                 logits = (self.logits(some) for some in images.split(at_once))
-                return score(logits, labels, self.num_classes, self.ignore_index)
+                return score(logits, labels, *self._label_range)
             found = [self.protocol.labels(self.logits, views, label.shape) for views, label in zip(images, labels)]
-            return score_predictions(found, labels, self.num_classes, self.ignore_index)
+            return score_predictions(found, labels, *self._label_range)
 
     def loss(self, outputs: Tensor, batch: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         target, pixels_per_image = batch[1], batch[2][0] if len(batch) > 2 else None

@@ -1,5 +1,7 @@
 """Adaptive average pooling whose gradient repeats bit by bit on a GPU too."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +21,8 @@ class RepeatablePool(nn.AdaptiveAvgPool2d):
     def forward(self, input: Tensor) -> Tensor:
         if not (input.is_cuda and torch.are_deterministic_algorithms_enabled()):
             return super().forward(input)
-        sizes: tuple[int, int] = (self.output_size,) * 2 if isinstance(self.output_size, int) else self.output_size
-        return average_pool(input, sizes)
+        size: Any = self.output_size
+        return average_pool(input, (size, size) if isinstance(size, int) else size)
 
 
 def average_pool(input: Tensor, size: tuple[int, int]) -> Tensor:

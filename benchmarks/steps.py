@@ -152,8 +152,8 @@ def upstream(setting: Setting, steps: int, precision: str) -> TrainerSteps:
     ]
     model.train_metrics = MetricCollection(metrics)
     # Composer's metrics take logits, not what ours are given
-    model.eval_forward = lambda batch, outputs=None: outputs
-    model.update_metric = lambda batch, outputs, metric: metric.update(outputs, batch[1])
+    model.eval_forward = lambda batch, outputs=None: outputs  # type: ignore[method-assign]
+    model.update_metric = lambda batch, outputs, metric: metric.update(outputs, batch[1])  # type: ignore
     optimizer = composer.optim.DecoupledSGDW(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-5)
     pairs = [batch[:2] for batch in setting.batches(steps)]
     return TrainerSteps(model, pairs, optimizer, precision)

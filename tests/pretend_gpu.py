@@ -65,7 +65,7 @@ class OnDevice(torch.Tensor):
 class OnDeviceParameter(nn.Parameter):
     """A parameter of the pretended GPU."""
 
-    __torch_function__ = OnDevice.__torch_function__
+    __torch_function__ = OnDevice.__torch_function__  # type: ignore[assignment]
 
 
 def on_device(result: Any) -> Any:

@@ -34,8 +34,8 @@ IMAGES = [seen(index) for index in range(40)]
 
 
 def add(gallery: Gallery, image: Seen) -> None:
-    uid, *pictured = image
-    gallery.add(uid, *expected_scores(image), lambda: tuple(pictured))
+    uid, pixels, truth, prediction = image
+    gallery.add(uid, *expected_scores(image), lambda: (pixels, truth, prediction))
 
 
 def gallery_of(images: list[Seen], per_group: int = 6) -> Gallery:
