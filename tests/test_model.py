@@ -567,6 +567,34 @@ class TestMetrics:
         torch.testing.assert_close(metrics['CrossEntropy'].compute(), expected)
 
 
+def test_only_training_is_compiled() -> None:
+    """Backbone and heads, to the same logits and gradients; an evaluation of any size compiles nothing more."""
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled, plain = (
+        tiny('deeplabv3plus', auxiliary_weight=0.4, full_size_logits=False, compile_options=options, **WEIGHTS)
+        for options in ({'backend': backend}, None)
+    )
+    plain.load_state_dict(compiled.state_dict())
+    batch, values = batch_of(), []
+    for model in (compiled, plain):
+        without_dropout(model)
+        loss = model.loss(model(batch), batch)['total']
+        loss.backward()
+        values.append((loss.detach(), *(parameter.grad for parameter in model.parameters())))
+    torch.testing.assert_close(values[0], values[1])
+    assert len(graphs) == 1
+    compiled.eval()
+    with torch.no_grad():
+        for size in ((32, 48), (40, 24)):
+            compiled.eval_forward(batch_of(size))
+    assert len(graphs) == 1
+
+
 def test_memory_of_an_evaluation_does_not_grow_with_the_batch(monkeypatch) -> None:
     """Counted at every operator; full-size logits of 32 images would be 79 MB."""
     monkeypatch.setattr('model.EVALUATED_AT_ONCE', 4 * 64**2)
