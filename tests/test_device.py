@@ -132,7 +132,7 @@ def test_every_recipe_on_two_ranks(synthetic_folder: Path, tmp_path: Path) -> No
     done = launch('composer', '-n', '2', '--stdout', f'{tmp_path}/{{rank}}.log', *script, timeout=600)
     assert done.returncode == 0, done.stderr + (tmp_path / '1.log').read_text()
     for recipe in RECIPES:
-        assert (tmp_path / recipe / 'ep1-ba3-rank0.pt').exists()
+        assert (tmp_path / recipe / 'latest-rank0.pt').exists()
         assert (tmp_path / recipe / 'evaluation' / 'scores.json').exists()
 
 
