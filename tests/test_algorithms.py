@@ -72,7 +72,7 @@ def test_ema_follows_composers(half_life) -> None:
 
 def test_mixup_keeps_a_pair_and_what_else_is_in_the_batch(monkeypatch) -> None:
     monkeypatch.setattr(f'{MIXUP}._gen_mixing_coef', lambda alpha: 0.25)
-    monkeypatch.setattr(f'{MIXUP}._gen_indices', lambda count: torch.tensor([1, 2, 3, 0]))
+    monkeypatch.setattr(torch, 'randperm', lambda count, device: torch.tensor([1, 2, 3, 0]))
     labels, pixels = torch.randint(5, (4, 6, 6)), torch.full((4,), 36.0)
     state = state_of(network(), (images(0), labels, pixels))
     MixUp(alpha=0.2).apply(Event.BEFORE_FORWARD, state, Logger(state))
