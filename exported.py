@@ -87,6 +87,8 @@ def onnx_card(path: Path) -> str | None:
 
 def program_card(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:  # torch.export.load would run what is in the file
+        if min((entry.header_offset for entry in archive.infolist()), default=0) > 0:
+            raise zipfile.BadZipFile('its end is missing')  # found is the end of an archive inside it
         names = [name for name in archive.namelist() if name.endswith(f'/{CARD}.json')]
         return archive.read(names[0]).decode() if names else None
 
