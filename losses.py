@@ -12,8 +12,9 @@ from device import has_triton
 
 DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
 
-# Elements of a slice of full-size logits. On a CPU it and its temporaries stay in the cache; others need large kernels.
-SLICE_ELEMENTS = {'cpu': 2**20}
+# Elements of a slice of full-size logits. On a CPU it is near the size of the cache, and still so large that threads
+# which share their cores with other processes seldom wait for each other. Others need large kernels.
+SLICE_ELEMENTS = {'cpu': 2**22}
 LARGE_SLICE_ELEMENTS = 2**26
 
 FUSED_CLASSES = 1024  # at most so many fit the registers of one program
