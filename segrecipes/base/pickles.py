@@ -12,7 +12,7 @@ import composer.algorithms
 import torch
 from torch.serialization import safe_globals
 
-from errors import MissingPathError, UserError
+from segrecipes.base.errors import MissingPathError, UserError
 
 
 class Inert:

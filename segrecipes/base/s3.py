@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from errors import MissingPathError, UserError
+from segrecipes.base.errors import MissingPathError, UserError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -4,26 +4,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from errors import UserError
-from layouts import palette
-from transforms import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from segrecipes.base.errors import UserError
+from segrecipes.base.palette import palette
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from segrecipes.models.spec import SPEC_FIELDS, NetworkSpec
+
+CARD = 'model_card'  # its name in the metadata of a file
 
 Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The arguments of ``model.build_network``, and the meaning of its input and output.
+    """A network's spec, and the meaning of its input and output.
 
-    ``label_offset`` is the label of class 0 in a mask file. ``image_size`` is the side, in pixels, the network is
-    evaluated at; ``mean`` and ``std`` are those of RGB in 0…255.
+    ``auxiliary`` says whether the weights have an auxiliary head. ``label_offset`` is the label of class 0 in a mask
+    file. ``image_size`` is the side, in pixels, the network is evaluated at; ``mean`` and ``std`` are those of RGB in
+    0…255.
     """
 
-    architecture: str
-    num_classes: int
-    backbone_arch: str
-    output_stride: int | None = None
-    head_channels: int = 512
+    network: NetworkSpec
     auxiliary: bool = False
     class_names: tuple[str, ...] = ()
     palette: tuple[Color, ...] = ()
@@ -34,20 +34,20 @@ class ModelCard:
     std: tuple[float, float, float] = field(default=IMAGENET_CHANNEL_STD)
 
     def __post_init__(self) -> None:
-        if len(self.class_names) != self.num_classes:
-            object.__setattr__(self, 'class_names', tuple(f'class {index}' for index in range(self.num_classes)))
-        if len(self.palette) != self.num_classes:
-            colors = tuple(tuple(map(int, color)) for color in palette(self.num_classes))
-            object.__setattr__(self, 'palette', colors)
+        count = self.network.num_classes
+        if len(self.class_names) != count:
+            object.__setattr__(self, 'class_names', tuple(f'class {index}' for index in range(count)))
+        if len(self.palette) != count:
+            object.__setattr__(self, 'palette', tuple(tuple(map(int, color)) for color in palette(count)))
 
-    def network_arguments(self) -> dict[str, Any]:
-        """What ``model.build_network`` takes."""
-        names = ('architecture', 'num_classes', 'backbone_arch', 'output_stride', 'head_channels', 'auxiliary')
-        return {name: getattr(self, name) for name in names}
+    @property
+    def num_classes(self) -> int:
+        return self.network.num_classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, as JSON and ``torch.load(weights_only=True)`` take them."""
-        return asdict(self)
+        """Plain values only, in one level, as JSON and ``torch.load(weights_only=True)`` take them."""
+        values = asdict(self)
+        return values.pop('network') | values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> 'ModelCard':
@@ -56,12 +56,19 @@ class ModelCard:
         Raises:
             UserError: something is missing or of another type.
         """
-        known = {entry.name for entry in fields(cls)}
         try:
-            values = {key: _frozen(value) for key, value in values.items() if key in known}
-            return cls(**values)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f'{where}: its model card is damaged: {error}') from error
+            values = {key: _frozen(value) for key, value in values.items()}
+            spec = NetworkSpec(
+                architecture=values['architecture'],
+                num_classes=values['num_classes'],
+                backbone_arch=values['backbone_arch'],
+                **{name: values[name] for name in SPEC_FIELDS[3:] if name in values},
+            )
+            known = {entry.name for entry in fields(cls)} - {'network'}
+            return cls(spec, **{key: value for key, value in values.items() if key in known})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f'{error} is missing' if isinstance(error, KeyError) else error
+            raise UserError(f'{where}: its model card is damaged: {reason}') from error
 
 
 def _frozen(value: Any) -> Any:

@@ -2,34 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from backbones import BACKBONES
-from card import ModelCard
-from errors import UserError, choice
-from layouts import LAYOUTS
-from model import SegmentationNetwork, build_network
-from unpickling import first_bytes, is_safetensors, unpickled
+from segrecipes.base.errors import UserError, choice
+from segrecipes.base.pickles import first_bytes, is_safetensors, unpickled
+from segrecipes.checkpoints.card import CARD, ModelCard
+from segrecipes.checkpoints.zoo import infer_card
 
-CARD = 'model_card'  # its name in the metadata of a file
 CHOICES = ('best', 'ema', 'raw')
 RENAMED = {'decode_head.': 'classifier.', 'auxiliary_head.': 'auxiliary.'}  # mmsegmentation's names
-
-# What mmsegmentation's decode heads have that tells them apart, the one that has more first.
-HEAD_PARTS = {
-    'deeplabv3plus': {'aspp_modules', 'c1_bottleneck'},
-    'deeplabv3': {'aspp_modules'},
-    'upernet': {'psp_modules', 'fpn_convs'},
-    'pspnet': {'psp_modules'},
-}
 
 
 @dataclass
@@ -85,25 +72,6 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         raise UserError(f'{path}: not in the form of a checkpoint ({type(error).__name__}: {error})') from error
 
 
-def load_weights(network: SegmentationNetwork, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy weights into a network, which keeps its dtype and device: all of them or, if one does not fit, none.
-
-    An auxiliary head may be missing on either side. ``where`` names the file in the message.
-
-    Raises:
-        UserError: a tensor is missing, not known, or of another shape.
-    """
-    own = network.state_dict()
-    if faults := list(_faults(own, weights)):
-        raise UserError(
-            f'{where} does not fit the network: {"; ".join(faults)}. '
-            'Check model.architecture, model.backbone_arch and model.num_classes.'
-        )
-    with torch.no_grad():
-        for name in own.keys() & weights.keys():
-            own[name].copy_(weights[name])
-
-
 # Kinds of checkpoints
 
 
@@ -157,46 +125,6 @@ def _read_state_dict(path: str, content: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(path, 'mmsegmentation', weights, ema, infer_card(weights, meta), batch=int(meta.get('iter', 0)))
 
 
-def infer_card(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> ModelCard | None:
-    """The network that these weights of mmsegmentation's fit, with its deep-stem ResNets; None where there is none."""
-    parts = {name.split('.')[1] for name in weights if name.startswith('classifier.')}
-    architecture = next((name for name, needed in HEAD_PARTS.items() if needed <= parts), None)
-    logits = weights.get('classifier.conv_seg.weight')  # num_classes, head_channels, 1, 1
-    if architecture is None or logits is None or logits.ndim != 4:
-        return None
-    # mmengine has them in ``dataset_meta`` and small letters, mmcv before it had CLASSES and PALETTE.
-    known = {str(key).lower(): value for key, value in {**meta, **(meta.get('dataset_meta') or {})}.items()}
-    classes = tuple(str(name).strip() for name in known.get('classes') or ())
-    dataset = next((name for name, layout in LAYOUTS.items() if layout.classes == classes), '')
-    config = str(known.get('config', known.get('cfg')))
-    has_auxiliary = any(name.startswith('auxiliary.') for name in weights)
-    backbones = [name for name in BACKBONES if name.startswith('resnetv1c')]
-    for backbone_arch, auxiliary in product(backbones, (True, False) if has_auxiliary else (False,)):
-        card = ModelCard(
-            architecture=architecture,
-            num_classes=logits.shape[0],
-            backbone_arch=backbone_arch,
-            head_channels=logits.shape[1],
-            auxiliary=auxiliary,
-            class_names=classes,
-            palette=_colors(known.get('palette')),
-            dataset=dataset,
-            label_offset=LAYOUTS[dataset].label_offset if dataset else int('reduce_zero_label=True' in config),
-        )
-        with torch.device('meta'):
-            network = build_network(**card.network_arguments())
-        if not list(_faults(network.state_dict(), weights)):
-            return card
-    return None
-
-
-def _colors(palette: Any) -> tuple[Any, ...]:
-    try:
-        return tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
-    except (TypeError, ValueError):  # there is none, or it is 'random'
-        return ()
-
-
 # Names and shapes
 
 
@@ -226,22 +154,3 @@ def _completed(path: str, held: Mapping[str, Tensor], model: Mapping[str, Tensor
 def _a(value: Any) -> str:
     empty = 'an empty' if isinstance(value, Mapping) and not value else 'a'
     return f'{empty} {type(value).__name__}'
-
-
-def _faults(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
-    """What does not fit: how many tensors, and the first three. An auxiliary head that only one has is no fault."""
-    auxiliary = [{name for name in tensors if name.startswith('auxiliary.')} for tensors in (own, weights)]
-    left_out = set() if all(auxiliary) else set.union(*auxiliary)
-
-    def describe(name: str) -> str:
-        shapes = [str(tuple(one[name].shape)) if name in one else 'not there' for one in (weights, own)]
-        return f'{name}: {shapes[0]} in the file, {shapes[1]} in the network'
-
-    for fault, names in {
-        'missing': [name for name in own if name not in weights and not name.endswith('num_batches_tracked')],
-        'not known': [name for name in weights if name not in own],
-        'of another shape': [name for name in own if name in weights and own[name].shape != weights[name].shape],
-    }.items():
-        if names := [name for name in names if name not in left_out]:
-            count = '1 tensor is' if len(names) == 1 else f'{len(names)} tensors are'
-            yield f'{count} {fault} ({", ".join(map(describe, names[:3]))}{", …" if len(names) > 3 else ""})'

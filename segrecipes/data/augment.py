@@ -1,22 +1,13 @@
-"""Paired augmentation of an image and its mask on uint8 arrays, and the normalisation on the device."""
+"""Paired augmentation of an image and its classes on uint8 arrays."""
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from layouts import IGNORE_LABEL
-
-# ImageNet's, in 0…255, as torchvision's backbones were trained.
-IMAGENET_CHANNEL_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
-IMAGENET_CHANNEL_STD = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
+from segrecipes.datasets.row import IGNORED
 
 _GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as PIL and torchvision have it
 _RGB_TO_YIQ = np.array([_GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -99,7 +90,7 @@ class TrainTransform:
         step = [max(1, (stop[i] - start[i]) // 64) for i in (0, 1)]
         crop = mask[start[0] : stop[0] : step[0], start[1] : stop[1] : step[1]]
         counts = np.bincount(crop.ravel(), minlength=256)
-        counts[[0, IGNORE_LABEL]] = 0  # 0 is "other" in ADE20K, not a class
+        counts[IGNORED] = 0
         return 0 < counts.max() < self.max_class_share * counts.sum()
 
     def draw_photometric(self, mean_rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -172,65 +163,4 @@ def fill_padding(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> Non
         left, right = size - right, size - left
     for outside in (np.s_[:top], np.s_[bottom:], np.s_[:, :left], np.s_[:, right:]):
         image[outside] = np.round(IMAGENET_CHANNEL_MEAN)
-        mask[outside] = IGNORE_LABEL
-
-
-@dataclass(frozen=True)
-class EvalTransform:
-    """The *mosaic-512sq* protocol: image and mask squashed to a square of ``final_size``."""
-
-    final_size: int = 512
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return self.resize_image(image), self.resize_mask(mask)
-
-    def resize_image(self, image: np.ndarray) -> np.ndarray:
-        return np.array(Image.fromarray(image).resize((self.final_size, self.final_size), Image.Resampling.BILINEAR))
-
-    def resize_mask(self, mask: np.ndarray) -> np.ndarray:
-        return np.array(Image.fromarray(mask).resize((self.final_size, self.final_size), Image.Resampling.NEAREST))
-
-
-@dataclass(frozen=True)
-class DeviceTransform:
-    """uint8 microbatch → what the network takes, on the batch's own device.
-
-    Images (B, 3, H, W) uint8 → float32, ImageNet-normalised. Masks (B, H, W) uint8 → int64 labels: ``label_offset``
-    is class 0; what lies below it, and 255, is -1. Images of several sizes come as a list of views each, and masks as
-    a list. What else is in the batch stays.
-    """
-
-    label_offset: int = 1
-
-    def __call__(self, batch: Sequence[Any]) -> tuple[Any, ...]:
-        images, masks, *more = batch
-        if isinstance(images, Tensor):
-            return normalize(images), self.labels(masks), *more
-        return [[normalize(view) for view in views] for views in images], [self.labels(mask) for mask in masks], *more
-
-    def labels(self, masks: Tensor) -> Tensor:
-        return (masks.long() - self.label_offset).clamp_(min=-1).masked_fill_(masks == IGNORE_LABEL, -1)
-
-
-def normalize(images: Tensor) -> Tensor:
-    """(…, 3, H, W) uint8 → float32, normalised as torchvision's backbones were trained."""
-    mean, std = _channel_statistics(images.device)
-    return (images.float() - mean) / std
-
-
-def to_pixels(image: Tensor) -> np.ndarray:
-    """What :func:`normalize` was given: (3, H, W) float32 → (H, W, 3) uint8 on the host."""
-    mean, std = _channel_statistics(image.device)
-    return (image * std + mean).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-
-
-def mean_labelled(masks: Tensor, label_offset: int = 1) -> Tensor:
-    """(B, H, W) uint8 masks → the mean number of labelled pixels an image, float32: what DeviceTransform labels."""
-    return ((masks >= label_offset) & (masks != IGNORE_LABEL)).sum() / len(masks)
-
-
-@cache
-def _channel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation as (3, 1, 1); made once, because the host waits for each copy to a device."""
-    mean, std = (torch.tensor(values, device=device) for values in (IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD))
-    return mean.view(3, 1, 1), std.view(3, 1, 1)
+        mask[outside] = IGNORED

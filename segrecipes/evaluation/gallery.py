@@ -6,15 +6,18 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from composer.utils import dist
 from PIL import Image
 
-from layouts import IGNORE_LABEL, palette
-from scores import defined, figure, write_text
+from segrecipes.base.files import replaced, write_text
+from segrecipes.base.palette import indexed_png
+from segrecipes.base.run_files import IMAGE_SCORES, IMAGES, PICTURES
+from segrecipes.datasets.row import IGNORED
+from segrecipes.evaluation.scores import defined, figure
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 LONG_SIDE = 1024  # pixels of a picture; larger ones are only shrunk again where they are shown
@@ -88,37 +91,29 @@ class Gallery:
 
     def write(self, folder: Path) -> None:
         """``image_scores.csv`` of all images, ``images.json`` and ``images/`` of the pictures kept."""
-        (folder / 'images').mkdir(parents=True, exist_ok=True)
         pictures = {picture.uid: picture for group in self.groups.values() for picture in group}
         entries, kept = [], set()
         for uid, picture in pictures.items():
             name = uid.replace('/', '_')
-            files = {'image': f'images/{name}.jpg'}
-            files |= {part: f'images/{name}-{part}.png' for part in ('truth', 'prediction')}
-            Image.fromarray(picture.image).save(folder / files['image'], quality=90)
+            files = {'image': f'{PICTURES}/{name}.jpg'}
+            files |= {part: f'{PICTURES}/{name}-{part}.png' for part in ('truth', 'prediction')}
+            with replaced(folder / files['image']) as partial:
+                Image.fromarray(picture.image).save(partial, quality=90)
             for part in ('truth', 'prediction'):
-                indexed_png(getattr(picture, part), self.num_classes).save(folder / files[part])
+                with replaced(folder / files[part]) as partial:
+                    indexed_png(getattr(picture, part), self.num_classes).save(partial)
             groups = [group for group, members in self.groups.items() if uid in {member.uid for member in members}]
             scores = {'mean_iou': defined(picture.mean_iou), 'pixel_accuracy': defined(picture.pixel_accuracy)}
             entries.append({'uid': uid, 'groups': groups, **scores, **files})
             kept |= set(files.values())
-        write_text(folder / 'images.json', json.dumps({'images': entries}, indent=1) + '\n')
-        for stale in (folder / 'images').iterdir():
-            if f'images/{stale.name}' not in kept:
+        write_text(folder / IMAGES, json.dumps({'images': entries}, indent=1) + '\n')
+        for stale in (folder / PICTURES).glob('*'):
+            if f'{PICTURES}/{stale.name}' not in kept:
                 stale.unlink()
         text = io.StringIO()
         rows = [(uid, *map(figure, pair)) for uid, pair in self.scores.items()]
         csv.writer(text).writerows([('uid', 'mean_iou', 'pixel_accuracy'), *rows])
-        write_text(folder / 'image_scores.csv', text.getvalue())
-
-
-def indexed_png(labels: np.ndarray, num_classes: int, colors: Any = None) -> Image.Image:
-    """(H, W) uint8 labels as a palette image: classes in their colours, (C, 3) 0…255, and all else black."""
-    image = Image.fromarray(labels, 'P')
-    table = np.zeros((256, 3), np.uint8)
-    table[:num_classes] = palette(num_classes) if colors is None else colors
-    image.putpalette(table.tobytes())
-    return image
+        write_text(folder / IMAGE_SCORES, text.getvalue())
 
 
 def _shrunk(picture: Picture) -> Picture:
@@ -126,7 +121,7 @@ def _shrunk(picture: Picture) -> Picture:
     scale = min(1, LONG_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     truth, prediction = (
-        cv2.resize(np.where(labels < 0, IGNORE_LABEL, labels).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        cv2.resize(np.where(labels < 0, IGNORED, labels).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         for labels in (picture.truth, picture.prediction.astype(np.int16))
     )
     return picture._replace(

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery import Picture
-from layouts import IGNORE_LABEL, palette
-
-
-def colorize(labels: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 labels → (H, W, 3) uint8; ignored pixels, 255, are black."""
-    return np.vstack([palette(255), np.zeros((1, 3), np.uint8)])[labels]
+from segrecipes.base.files import replaced
+from segrecipes.base.palette import colorize, palette
+from segrecipes.datasets.row import IGNORED
+from segrecipes.evaluation.gallery import Picture
 
 
 def side_by_side(picture: Picture) -> np.ndarray:
@@ -21,7 +18,7 @@ def side_by_side(picture: Picture) -> np.ndarray:
 
 def save_predictions(path: Path, pictures: Sequence[Picture], class_names: Sequence[str], title: str = '') -> None:
     """Write a grid of (image, truth, prediction) rows as PNG; replaces ``path`` when it is complete."""
-    scored = [np.where(p.truth == IGNORE_LABEL, p.truth, p.prediction) for p in pictures]
+    scored = [np.where(p.truth == IGNORED, p.truth, p.prediction) for p in pictures]
     rows = [(p.image, colorize(p.truth), colorize(s)) for p, s in zip(pictures, scored)]
     labels = [labels for picture in pictures for labels in (picture.truth, picture.prediction)]
     save_grid(path, rows, ('image', 'ground truth', 'prediction'), labels, class_names, title)
@@ -59,14 +56,12 @@ def save_grid(
             axes[row, first + offset].imshow(picture, interpolation='nearest')
             if row == 0:
                 axes[row, first + offset].set_title(heading, fontsize=9)
-    shown = sorted({int(label) for found in labels for label in np.unique(found) if label != IGNORE_LABEL})
+    shown = sorted({int(label) for found in labels for label in np.unique(found) if label != IGNORED})
     colors = palette(max(shown, default=0) + 1) / 255
     handles = [Patch(color=colors[label], label=class_names[label]) for label in shown[:24]]
     handles.append(Patch(color='black', label='ignored'))
     figure.legend(handles=handles, loc='outside lower center', ncols=min(9, len(handles)), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    figure.savefig(partial, format='png', dpi=100)
+    with replaced(path) as partial:
+        figure.savefig(partial, format='png', dpi=100)
     plt.close(figure)
-    partial.replace(path)

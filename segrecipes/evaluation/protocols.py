@@ -1,40 +1,36 @@
-"""Evaluation protocols: what a network is shown of an image, and how its logits become labels of its own pixels.
+"""Evaluation protocols: what a network is shown of an image, and how its logits become labels of its own pixels."""
 
-Each row of ``PROTOCOLS`` makes a :class:`Protocol` for a size in pixels; the literature's is 512.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torchmetrics import MetricCollection
 
-from errors import choice
-from metrics import argmax, label_dtype
-from transforms import EvalTransform
+from segrecipes.data.batch import collate, collate_views
+from segrecipes.data.sample import Sample
+from segrecipes.evaluation.metrics import CrossEntropy, MIoU, Scored, argmax, label_dtype, score, score_predictions
+from segrecipes.evaluation.views import Network, View, tiles
 
-# (1, 3, h, w) normalised float images → (1, C, h', w') logits of any stride
-Network = Callable[[Tensor], Tensor]
-
-# Rows and columns of a tile of full-size scores, for 150 classes: on a CPU it stays in the cache.
-TILE = {'cpu': (32, 64)}
-LARGE_TILE = (512, 1024)
+EVALUATED_AT_ONCE = 2**21  # pixels of a batch, 8 images of 512²: bounds what the network takes in an evaluation
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What the network is shown of an image, and how its answers are merged.
+class EvalProtocol:
+    """What the network is shown of an image, how its answers are merged, and what is made of them.
 
-    ``views`` and ``target`` are for a dataloader's workers, ``labels`` for the device.
+    Called, it is the transform of a dataloader's workers; ``labels`` and ``score`` are for the device. This one shows
+    views of an image as large as it is, and so takes one image at a time.
 
     Args:
-        size: side in pixels: of the square, of the image's short side, or of the window.
-        resize: ``square``, ``fit`` (short side ``size``, long side at most four times that), or ``none``.
+        name: the row of ``table.PROTOCOLS``, and part of the metric's name.
+        size: side in pixels: of the image's short side, of the window, or of the square.
+        fits: the short side becomes ``size``, the long one at most four times that; else the image keeps its size.
         ratios: scales on top of that, each a view of its own; the probabilities of all views are averaged.
         flip: shows each view mirrored too.
         stride: pixels from one window of ``size``² to the next; None shows each view as a whole.
@@ -42,7 +38,7 @@ class Protocol:
 
     name: str
     size: int = 512
-    resize: str = 'fit'
+    fits: bool = True
     ratios: tuple[float, ...] = (1.0,)
     flip: bool = False
     stride: int | None = None
@@ -51,19 +47,33 @@ class Protocol:
         """The name, with the size where it is not the literature's: numbers at two sizes are not comparable."""
         return self.name if self.size == 512 else f'{self.name}@{self.size}'
 
+    def __call__(self, image: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+        """(H, W, 3) and (H, W) uint8 → what a sample is made of: views, or an image, and the classes to score."""
+        return self.views(image), classes
+
+    @property
+    def collate(self) -> Callable[[Sequence[Sample]], Any]:
+        return collate_views
+
+    def batch_size(self, wanted: int) -> int:
+        """Samples of a batch, where the config asks for so many."""
+        return 1
+
+    def metrics(self, num_classes: int) -> MetricCollection:
+        return MetricCollection({f'mIoU[{self}]': MIoU(num_classes)})
+
+    def score(self, network: Network, images: Any, labels: Any, num_classes: int, ignore_index: int = -1) -> Scored:
+        """The predictions for a batch of this protocol's, normalised and on the device, against its labels."""
+        found = [self.labels(network, views, of_image.shape) for views, of_image in zip(images, labels)]
+        return score_predictions(found, labels, num_classes, ignore_index)
+
     def views(self, image: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 → one resized image a ratio."""
         return [self._resize(image, ratio) for ratio in self.ratios]
 
-    def target(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 mask → the one that is scored: itself, unless the protocol squashes that too."""
-        return EvalTransform(self.size).resize_mask(mask) if self.resize == 'square' else mask
-
     def _resize(self, image: np.ndarray, ratio: float) -> np.ndarray:
-        if self.resize == 'square':
-            return EvalTransform(round(self.size * ratio)).resize_image(image)
         height, width = image.shape[:2]
-        if self.resize == 'fit':
+        if self.fits:
             short, long = int(self.size * ratio), int(4 * self.size * ratio)
             ratio = min(short / min(height, width), long / max(height, width))
         resized = max(1, int(width * ratio + 0.5)), max(1, int(height * ratio + 0.5))
@@ -104,174 +114,69 @@ class Protocol:
         return None if self.stride is None else (self.size, self.stride)
 
 
-def mosaic_512sq(size: int = 512, stride: int | None = None) -> Protocol:
+class SquareProtocol(EvalProtocol):
+    """Image and ground truth squashed to a square of ``size``, so that a batch is one tensor."""
+
+    def __call__(self, image: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+        return self._resize(image, 1), self.resize_mask(classes)
+
+    @property
+    def collate(self) -> Callable[[Sequence[Sample]], Any]:
+        return collate
+
+    def batch_size(self, wanted: int) -> int:
+        return wanted
+
+    def metrics(self, num_classes: int) -> MetricCollection:
+        return MetricCollection([CrossEntropy(), MIoU(num_classes)])
+
+    def score(self, network: Network, images: Any, labels: Any, num_classes: int, ignore_index: int = -1) -> Scored:
+        at_once = max(1, EVALUATED_AT_ONCE // images[0, 0].numel())
+        return score((network(some) for some in images.split(at_once)), labels, num_classes, ignore_index)
+
+    def _resize(self, image: np.ndarray, ratio: float) -> np.ndarray:
+        """Bilinearly, with antialiasing."""
+        side = round(self.size * ratio)
+        return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+    def resize_mask(self, mask: np.ndarray) -> np.ndarray:
+        """By the nearest pixel."""
+        return np.array(Image.fromarray(mask).resize((self.size, self.size), Image.Resampling.NEAREST))
+
+
+# The rows of table.PROTOCOLS
+
+
+def mosaic_512sq(size: int = 512, stride: int | None = None) -> EvalProtocol:
     """Image and ground truth squashed to a square, the image bilinearly with antialiasing, the mask by nearest pixel.
 
     Of MosaicML's example and the numbers published with it:
     https://github.com/mosaicml/examples/tree/main/examples/benchmarks/deeplab
     """
-    return Protocol('mosaic-512sq', size, resize='square')
+    return SquareProtocol('mosaic-512sq', size)
 
 
-def ade20k_ss(size: int = 512, stride: int | None = None) -> Protocol:
+def ade20k_ss(size: int = 512, stride: int | None = None) -> EvalProtocol:
     """The benchmark's, single scale: the image keeps its ratio and fits (2048, 512), its own mask is scored.
 
     The logits are interpolated to the resized image, then to the image itself. As in mmsegmentation, whose published
     numbers are made so: https://github.com/open-mmlab/mmsegmentation/blob/main/configs/_base_/datasets/ade20k.py
     """
-    return Protocol('ade20k-ss', size)
+    return EvalProtocol('ade20k-ss', size)
 
 
-def ade20k_ms(size: int = 512, stride: int | None = None) -> Protocol:
+def ade20k_ms(size: int = 512, stride: int | None = None) -> EvalProtocol:
     """ade20k-ss at six scales of it, 0.5 to 1.75, each also mirrored; the twelve probabilities are averaged.
 
     mmsegmentation's "ms+flip": ``MultiScaleFlipAug`` with ``img_ratios``, its ``aug_test`` in releases before 1.0.
     """
-    return Protocol('ade20k-ms', size, ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
+    return EvalProtocol('ade20k-ms', size, ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
 
-def slide(size: int = 512, stride: int | None = None) -> Protocol:
+def slide(size: int = 512, stride: int | None = None) -> EvalProtocol:
     """Windows of ``size``² over the image in its own resolution, their logits averaged where they overlap.
 
     The last window of a row or column is moved back to end with the image. mmsegmentation's ``mode='slide'``; by
     default the stride is two thirds of the size, as its configs have it (512 and 341, 769 and 513).
     """
-    return Protocol('slide', size, resize='none', stride=round(size * 2 / 3) if stride is None else stride)
-
-
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {
-    'mosaic-512sq': mosaic_512sq,
-    'ade20k-ss': ade20k_ss,
-    'ade20k-ms': ade20k_ms,
-    'slide': slide,
-}
-
-
-def get_protocol(name: str, size: int = 512, stride: int | None = None) -> Protocol:
-    """The protocol of a row of ``PROTOCOLS`` for images of ``size``; ``stride`` is that of the windows."""
-    if name not in PROTOCOLS:
-        raise choice('eval_protocol', name, PROTOCOLS)
-    return PROTOCOLS[name](size, stride)
-
-
-class Placement(NamedTuple):
-    """Where the logits of a window go along one axis of the image: (n, l) weights of l logits for n pixels.
-
-    ``first`` and ``last`` are, for each of the pixels, the first logit with a weight and the one after the last.
-    """
-
-    start: int
-    weights: Tensor
-    first: list[int]
-    last: list[int]
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.weights)
-
-    def part(self, start: int, stop: int) -> tuple[slice, Tensor]:
-        """Of pixels ``start … stop`` of the image: the logits that have a weight, and the weights."""
-        start, stop = start - self.start, stop - self.start
-        source = slice(min(self.first[start:stop]), max(self.last[start:stop]))
-        return source, self.weights[start:stop, source]
-
-
-class View:
-    """An image as the network sees it, whole or window by window, and its logits wherever they are asked for.
-
-    A row of windows is shown to the network when the first of its pixels is asked for, and forgotten after the last:
-    tiles are asked for from top to bottom.
-    """
-
-    def __init__(
-        self, network: Network, image: Tensor, size: tuple[int, int], window: tuple[int, int] | None, flip: bool
-    ):
-        self.network = network
-        self.image = image.flip(-1) if flip else image  # 3 h w
-        self.grids = [windows(length, window) for length in image.shape[-2:]]
-        self.shown: list[list[Tensor]] = []  # of the current rows of windows
-        self.next_row = 0
-        self.num_classes, *num_logits = self._show_row()[0].shape
-        rows, columns = (placements(*axis) for axis in zip(num_logits, image.shape[-2:], size, self.grids))
-        columns = [mirror(place, size[1]) for place in columns] if flip else columns
-        self.rows, self.columns = (
-            [place._replace(weights=place.weights.to(image.device)) for place in axis] for axis in (rows, columns)
-        )
-
-    def scores(self, rows: slice, columns: slice) -> Tensor:
-        """(C, n, m) logits of the pixels in these rows and columns of the image."""
-        while self.next_row < len(self.rows) and self.rows[self.next_row].start < rows.stop:
-            self._show_row()
-        shown_rows = self.rows[self.next_row - len(self.shown) : self.next_row]
-        while shown_rows[0].stop <= rows.start:
-            del shown_rows[0], self.shown[0]
-        shape = self.num_classes, rows.stop - rows.start, columns.stop - columns.start
-        scores = torch.zeros(shape, device=self.image.device)
-        for row, logits_of_row in zip(shown_rows, self.shown):
-            for column, logits in zip(self.columns, logits_of_row):
-                top, bottom = max(rows.start, row.start), min(rows.stop, row.stop)
-                left, right = max(columns.start, column.start), min(columns.stop, column.stop)
-                if top < bottom and left < right:
-                    (lines, by_line), (places, by_place) = row.part(top, bottom), column.part(left, right)
-                    within = np.s_[
-                        :, top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
-                    ]
-                    scores[within] += by_line @ logits[:, lines, places] @ by_place.mT
-        return scores
-
-    def _show_row(self) -> list[Tensor]:
-        start, stop = self.grids[0][self.next_row]
-        self.shown.append(
-            [self.network(self.image[None, :, start:stop, left:right])[0].float() for left, right in self.grids[1]]
-        )
-        self.next_row += 1
-        return self.shown[-1]
-
-
-def windows(length: int, window: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """(start, stop) of the windows along an axis; the whole axis without a (size, stride)."""
-    if window is None or length <= window[0]:
-        return [(0, length)]
-    size, stride = window
-    count = -(-(length - size) // stride) + 1
-    starts = [min(index * stride, length - size) for index in range(count)]
-    return [(start, start + size) for start in starts]
-
-
-def placements(num_logits: int, length: int, size: int, grid: list[tuple[int, int]]) -> list[Placement]:
-    """Along one axis: windows of ``num_logits`` logits each, over ``length`` pixels, resized to ``size`` pixels."""
-    covered = torch.zeros(length)
-    for start, stop in grid:
-        covered[start:stop] += 1
-    to_window = interpolation(num_logits, grid[0][1] - grid[0][0])
-    to_image = None if size == length else interpolation(length, size)
-    found = []
-    for start, stop in grid:
-        weights = to_window / covered[start:stop, None]
-        if to_image is not None:
-            weights = to_image[:, start:stop] @ weights
-            reached = weights.any(dim=1).nonzero().flatten()
-            start, stop = int(reached[0]), int(reached[-1]) + 1
-            weights = weights[start:stop]
-        used = weights != 0
-        first, last = used.int().argmax(dim=1), num_logits - used.flip(1).int().argmax(dim=1)
-        found.append(Placement(start, weights, first.tolist(), last.tolist()))
-    return found
-
-
-def interpolation(length: int, size: int) -> Tensor:
-    """(size, length) weights of torch's own linear interpolation, ``align_corners=False``."""
-    return F.interpolate(torch.eye(length).unsqueeze(0), size=size, mode='linear')[0].T
-
-
-def mirror(place: Placement, size: int) -> Placement:
-    """The placement in the mirrored image of ``size`` pixels."""
-    return Placement(size - place.stop, place.weights.flip(0), place.first[::-1], place.last[::-1])
-
-
-def tiles(size: tuple[int, int], num_classes: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of an image, tile by tile, from top to bottom."""
-    height, width = TILE.get(device.type, LARGE_TILE)
-    height = max(1, height * 150 // num_classes)
-    for top, left in product(range(0, size[0], height), range(0, size[1], width)):
-        yield slice(top, min(size[0], top + height)), slice(left, min(size[1], left + width))
+    return EvalProtocol('slide', size, fits=False, stride=round(size * 2 / 3) if stride is None else stride)

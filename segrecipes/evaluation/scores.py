@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from layouts import palette
+from segrecipes.base.files import write_text
+from segrecipes.base.palette import palette
+from segrecipes.base.run_files import SCORES, SCORES_TABLE
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,8 @@ class Scores:
 
     def write(self, folder: Path) -> None:
         """``scores.json`` and ``scores.csv``, each replaced when it is complete."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / 'scores.json', json.dumps(self.to_dict(), allow_nan=False) + '\n')
-        write_text(folder / 'scores.csv', self.to_csv())
+        write_text(folder / SCORES, json.dumps(self.to_dict(), allow_nan=False) + '\n')
+        write_text(folder / SCORES_TABLE, self.to_csv())
 
     def table(self) -> Table:
         table = Table(title=f'{self.protocol}, {self.weights} weights, {self.images} images', title_justify='left')
@@ -131,16 +132,6 @@ class Scores:
     def __str__(self) -> str:
         figures = ', '.join(f'{name.replace("_", " ")} {value:.2f}' for name, value in self.summary().items())
         return f'{self.protocol}, {self.weights} weights, {self.images} images: {figures}'
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file when its text is complete."""
-    partial = path.with_name(f'{path.name}.partial')
-    try:
-        partial.write_text(text, encoding='utf-8')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def defined(value: float) -> float | None:

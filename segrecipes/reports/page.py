@@ -1,32 +1,24 @@
-"""One page about a training run: how good is the network, and where does it fail?
+"""One page about a training run: how good is the network, and where does it fail?"""
 
-python report.py RUN_FOLDER [MORE_RUN_FOLDERS …] [--out FILE]
-"""
-
-import argparse
-import base64
-import io
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
-from PIL import Image
 
-from errors import UserError, clean_exit
-from layouts import IGNORE_LABEL, palette
-from plots import CURVES, comparison, figures, library
-from run_folder import EVALUATION, GROUPS, Run, read_run
-from scores import Scores, write_text
+from segrecipes.base.errors import UserError
+from segrecipes.base.files import write_text
+from segrecipes.base.run_files import REPORT
+from segrecipes.evaluation.scores import Scores
+from segrecipes.reports.pictures import picture
+from segrecipes.reports.plots import CURVES, comparison, figures, library
+from segrecipes.reports.run import GROUPS, Run, read_run
 
 TEMPLATES = Path(__file__).parent / 'templates'
-PICTURE_SIDE = 640  # pixels, the long side of what is embedded
 WEAKEST = 5
-COLORS = np.vstack([palette(IGNORE_LABEL), np.zeros((1, 3), np.uint8)])  # by label: (256, 3) uint8, black is ignored
 
 
 # Where it fails
@@ -80,64 +72,6 @@ def weakest(rows: Iterable[ClassRow], count: int = WEAKEST) -> list[ClassRow]:
 
 
 # Pictures
-
-
-def picture(run: Run, entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry with its pictures as data URIs, and with the classes that occur in them.
-
-    Raises:
-        OSError, ValueError: a file of it is damaged, or not what it should be; the message names it.
-    """
-    folder = run.folder / EVALUATION
-    image, truth, prediction = (_open(folder, entry[key]) for key in ('image', 'truth', 'prediction'))
-    for key, mask in {'truth': truth, 'prediction': prediction}.items():
-        if mask.mode not in ('P', 'L') or mask.size != image.size:
-            raise ValueError(
-                f'{folder / entry[key]}: {mask.mode}, {mask.size}; expected an 8-bit palette of the size {image.size}'
-            )
-    names = run.scores.class_names if run.scores else ()
-    legend = [
-        (names[label] if label < len(names) else f'class {label}', COLORS[label].tolist())
-        for label in np.union1d(np.asarray(truth), np.asarray(prediction)).tolist()
-        if label != IGNORE_LABEL
-    ]
-
-    image = image.convert('RGB')
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    true, predicted = (np.asarray(mask.resize(image.size, Image.Resampling.NEAREST)) for mask in (truth, prediction))
-    wrong = np.where((true != predicted) & (true != IGNORE_LABEL), predicted, IGNORE_LABEL)
-    return entry | {
-        'size': image.size,
-        'legend': legend,
-        'image': data_uri(image, 'jpeg', quality=85),
-        'truth': data_uri(_indexed(true), 'png', optimize=True),
-        'prediction': data_uri(_indexed(predicted), 'png', optimize=True),
-        'errors': data_uri(_indexed(wrong), 'png', transparency=IGNORE_LABEL),
-    }
-
-
-def _open(folder: Path, name: str) -> Image.Image:
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f'{path}: not below {folder}')
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error) if str(path) in str(error) else f'{path}: {error}') from error
-
-
-def _indexed(labels: np.ndarray) -> Image.Image:
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(COLORS.tobytes())
-    return image
-
-
-def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
 # The page
@@ -213,26 +147,9 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     """
     runs = [read_run(folder) for folder in folders]
     page, warnings = render(runs)
-    path = Path(out).expanduser() if out else runs[0].folder / 'report.html'
+    path = Path(out).expanduser() if out else runs[0].folder / REPORT
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page.encode('utf-8', 'replace').decode())  # half a character, as JSON may have it, is a '?'
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror}') from error
     return path, warnings
-
-
-@clean_exit
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Write one page about a training run, or compare several.')
-    parser.add_argument('folders', nargs='+', metavar='RUN_FOLDER', help='the page is about the first of them')
-    parser.add_argument('--out', metavar='FILE', help='default: report.html in the first folder')
-    arguments = parser.parse_args(argv)
-    path, warnings = write_report(arguments.folders, arguments.out)
-    for warning in warnings:
-        print(f'warning: {warning}', file=sys.stderr)
-    print(f'report: {path} ({path.stat().st_size / 1e6:.1f} MB)')
-
-
-if __name__ == '__main__':
-    main()

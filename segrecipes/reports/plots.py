@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from run_folder import Run, Series
-from scores import Scores
+from segrecipes.evaluation.scores import Scores
+from segrecipes.reports.run import Run, Series
 
 MOST_POINTS = 2000  # of one line in a plot
 ACCENT, *OTHER_COLORS = COLORS = (

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from config import MERGED_RECIPE
-from errors import MissingPathError, UserError
-from scores import Scores
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.base.run_files import CONFIG, EVALUATION, HISTORY, IMAGE_SCORES, IMAGES, SCORES
+from segrecipes.config.describe import MERGED
+from segrecipes.evaluation.scores import Scores
 
-HISTORY = 'history.jsonl'
-EVALUATION = 'evaluation'
 GROUPS = ('worst', 'best', 'sample')  # of images, in the order they are looked at
 MIOU = r'metrics/[^/]+/(?:mIoU\[(.+)\]|MIoU)'
 WHILE_TRAINING = 'while training'  # in place of a protocol, for the trainer's own metric
@@ -64,7 +63,7 @@ class Run:
     @property
     def recipe(self) -> str:
         """A saved config has its recipe merged in, and keeps the name of it as a comment."""
-        merged = re.search(f'^recipe_name:.*# {MERGED_RECIPE.format("(.+)")}', self.config.text, re.MULTILINE)
+        merged = re.search(f'^recipe_name:.*# {MERGED.format("(.+)")}', self.config.text, re.MULTILINE)
         name = merged[1] if merged else self.setting('recipe_name')
         return '' if name == 'None' else name
 
@@ -118,7 +117,7 @@ def read_run(folder: str | Path) -> Run:
         run.missing.setdefault('history', f'{HISTORY} holds no metric')
     if run.missing.keys() >= PARTS.keys() - {'config'}:
         raise UserError(
-            f'{folder} is not the folder of a run: neither {HISTORY} with metrics in it nor {EVALUATION}/scores.json'
+            f'{folder} is not the folder of a run: neither {HISTORY} with metrics in it nor {EVALUATION}/{SCORES}'
         )
     run.label = run.setting('run_name') or run.label
     return run
@@ -208,11 +207,11 @@ def read_image_ious(path: Path) -> list[float]:
 
 
 PARTS: dict[str, tuple[str, Callable[[Path], Any]]] = {  # of a Run: the file and how it is read
-    'config': ('config.yaml', read_config),
+    'config': (CONFIG, read_config),
     'history': (HISTORY, read_history),
-    'scores': (f'{EVALUATION}/scores.json', read_scores),
-    'images': (f'{EVALUATION}/images.json', read_images),
-    'image_ious': (f'{EVALUATION}/image_scores.csv', read_image_ious),
+    'scores': (f'{EVALUATION}/{SCORES}', read_scores),
+    'images': (f'{EVALUATION}/{IMAGES}', read_images),
+    'image_ious': (f'{EVALUATION}/{IMAGE_SCORES}', read_image_ious),
 }
 
 

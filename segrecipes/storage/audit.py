@@ -1,7 +1,7 @@
-"""Check every image and mask of a dataset and say what was found."""
+"""Checks every image and mask of a dataset."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from errors import UserError
-from layouts import IGNORE_LABEL, SPLITS, Layout, Pair, find_pairs, get_layout, has_split, split_folders
-from samples import DataError, decode_image, decode_mask
+from segrecipes.base.errors import UserError
+from segrecipes.datasets.row import ILLEGAL, SPLITS, DatasetRow, ranges
+from segrecipes.storage.decode import DataError, decode_image, decode_mask
+from segrecipes.storage.folders import Pair, find_pairs, has_split, split_folder
 
 
 @dataclass
@@ -41,34 +40,15 @@ class Finding:
         return self
 
 
-def main(argv: Sequence[str]) -> None:
-    """``PATH [LOCAL] [name=ade20k]``: print a report of each split there is.
-
-    Raises:
-        UserError: nothing to check, or something is wrong with a sample.
-    """
-    options = dict(argument.split('=', 1) for argument in argv if '=' in argument)
-    paths = [argument for argument in argv if '=' not in argument]
-    if not 1 <= len(paths) <= 2 or options.keys() - {'name'}:
-        raise UserError('usage: python data.py PATH [LOCAL_CACHE] [name=ade20k]')
-    layout = get_layout(options.get('name', 'ade20k'))
-    faults = 0
-    for split, finding in audit(*paths, layout=layout):
-        report(split, finding, layout)
-        faults += len(finding.faults)
-    if faults:
-        raise UserError(f'{faults} of the samples in {paths[0]} have a fault')
-
-
-def audit(path: str, local: str | None = None, *, layout: Layout) -> Iterator[tuple[str, Finding]]:
+def audit(path: str, local: str | None = None, *, row: DatasetRow) -> Iterator[tuple[str, Finding]]:
     """Each split found under ``path``, a folder or MDS shards, with all its samples checked."""
     check_samples = check_shards if is_mds(path) else check_folder
-    splits = [split for split in SPLITS if '://' in path or is_mds(path, split) or has_split(path, split, layout)]
+    splits = [split for split in SPLITS if '://' in path or is_mds(path, split) or has_split(path, split, row)]
     if not splits:
-        split_folders(path, SPLITS[0], layout)  # raises, naming the folder that is missing
+        split_folder(path, SPLITS[0], row)  # raises, naming the folder that is missing
     for split in splits:
         finding = Finding()
-        for found in check_samples(path, local, split, layout):
+        for found in check_samples(path, local, split, row):
             finding += found
         yield split, finding
 
@@ -77,34 +57,34 @@ def is_mds(path: str, *splits: str) -> bool:
     return '://' in path or any((Path(path) / split / 'index.json').is_file() for split in splits or SPLITS)
 
 
-def check_folder(path: str, local: str | None, split: str, layout: Layout) -> Iterator[Finding]:
+def check_folder(path: str, local: str | None, split: str, row: DatasetRow) -> Iterator[Finding]:
     missing: list[str] = []
-    pairs = find_pairs(path, split, layout, missing)
+    pairs = find_pairs(path, split, row, missing)
     yield Finding(faults=missing)
     with ProcessPoolExecutor() as pool:
-        checks = pool.map(partial(check_pair, layout=layout), pairs, chunksize=16)
+        checks = pool.map(partial(check_pair, row=row), pairs, chunksize=16)
         yield from tqdm(checks, total=len(pairs), desc=f'checking {split}', unit='image')
 
 
-def check_pair(pair: Pair, layout: Layout) -> Finding:
-    return check_sample(pair.image, pair.mask, str(pair.image), str(pair.mask), layout)
+def check_pair(pair: Pair, row: DatasetRow) -> Finding:
+    return check_sample(pair.image, pair.mask, str(pair.image), str(pair.mask), row)
 
 
-def check_shards(path: str, local: str | None, split: str, layout: Layout) -> Iterator[Finding]:
-    from streaming_data import StreamingSegmentation
+def check_shards(path: str, local: str | None, split: str, row: DatasetRow) -> Iterator[Finding]:
+    from segrecipes.storage.shards import StreamingSegmentation
 
     if '://' in path and local is None:
-        raise UserError(f'a folder for what is downloaded is needed: python data.py {path} ./cache')
+        raise UserError(f'a folder for what is downloaded is needed: segrecipes data {path} ./cache')
     dataset = StreamingSegmentation(
         path=path, local=local, split=split, make_sample=None, batch_size=1, validate_hash=None
     )
     for index in tqdm(range(dataset.size), desc=f'checking {split}', unit='image'):
         sample = dataset.read(index)
         name = f'{sample["uid"]} in {path}/{split}'
-        yield check_sample(sample['x'], sample['y'], name, name, layout)
+        yield check_sample(sample['x'], sample['y'], name, name, row)
 
 
-def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, layout: Layout) -> Finding:
+def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, row: DatasetRow) -> Finding:
     finding = Finding(samples=1)
     try:
         decoded = decode_image(image, image_name)
@@ -119,10 +99,10 @@ def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, layout:
     finding.image_modes[_mode(image)] += 1
     finding.mask_modes[_mode(mask)] += 1
     finding.labels = np.bincount(labels.ravel(), minlength=256)
-    largest = len(layout.classes) - 1 + layout.label_offset
-    above = [label for label in np.flatnonzero(finding.labels) if largest < label != IGNORE_LABEL]
-    if above:
-        finding.faults.append(f'label {above[-1]} in mask {mask_name} is above {largest}, the last of the classes')
+    legal = row.label_map(len(row.classes)) != ILLEGAL
+    if illegal := [label for label in np.flatnonzero(finding.labels) if not legal[label]]:
+        known = ranges(np.flatnonzero(legal).tolist())
+        finding.faults.append(f'label {illegal[-1]} in mask {mask_name} is none of the dataset. Legal: {known}')
     return finding
 
 
@@ -130,34 +110,3 @@ def _mode(image: bytes | Path | Image.Image) -> str:
     if isinstance(image, Image.Image):
         return image.mode
     return Image.open(BytesIO(image) if isinstance(image, bytes) else image).mode
-
-
-def report(split: str, finding: Finding, layout: Layout, max_faults: int = 20) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f'\n[bold]{split}[/bold]: {finding.samples} images with masks')
-    if finding.sizes:
-        widths, heights = zip(*finding.sizes)
-        console.print(f'sizes: {min(widths)}…{max(widths)} wide, {min(heights)}…{max(heights)} high')
-        console.print(f'image modes: {_counts(finding.image_modes)}; mask modes: {_counts(finding.mask_modes)}')
-        present = np.flatnonzero(finding.labels)
-        console.print(f'labels: {present.min()}…{present.max()}')
-        table = Table('label', 'class', 'pixels', 'share of pixels')
-        for label in present:
-            table.add_row(
-                str(label), _class_name(label, layout), f'{finding.labels[label]:,}',
-                f'{finding.labels[label] / finding.labels.sum():.2%}',
-            )  # fmt: skip
-        console.print(table)
-    for fault in finding.faults[:max_faults]:
-        console.print(f'fault: {fault}', markup=False)
-    if len(finding.faults) > max_faults:
-        console.print(f'… and {len(finding.faults) - max_faults} more')
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ', '.join(f'{name} {count}' for name, count in counter.most_common())
-
-
-def _class_name(label: int, layout: Layout) -> str:
-    index = label - layout.label_offset
-    return layout.classes[index] if 0 <= index < len(layout.classes) else 'ignored'

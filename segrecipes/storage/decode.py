@@ -1,22 +1,15 @@
-"""One sample: the bytes of an image and its mask, decoded, checked and augmented."""
+"""The bytes of an image or a mask → pixels or labels, whatever file they come from."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from errors import UserError
-from layouts import IGNORE_LABEL
-from protocols import Protocol
-from transforms import EvalTransform, TrainTransform, sample_rng
+from segrecipes.base.errors import UserError
 
 # What PIL raises for a damaged file; the last for a header that claims a huge picture.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -106,41 +99,3 @@ def _read(data: bytes | Path | Image.Image) -> bytes | Image.Image:
 
 def _open(data: bytes | Image.Image) -> Image.Image:
     return Image.open(BytesIO(data)) if isinstance(data, bytes) else data
-
-
-# The image as a tensor, or a list of the views a protocol makes of it; the mask; the uid
-Sample = tuple[Any, Tensor, str]
-
-
-@dataclass(frozen=True)
-class SampleMaker:
-    """Decoded image and mask → the tensors of one sample.
-
-    ``max_label`` is the largest label a mask may hold besides 255.
-    """
-
-    transform: TrainTransform | EvalTransform | Protocol
-    seed: int
-    max_label: int = IGNORE_LABEL
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray, uid: str, epoch: int) -> Sample:
-        """→ (3, H, W) uint8, channels last in memory, or a list of them by a protocol; (H, W) uint8; the uid."""
-        if image.shape[:2] != mask.shape:
-            raise DataError(f'sizes differ for sample {uid}: image {image.shape[:2]}, mask {mask.shape} (H, W)')
-        if mask.max(initial=0) > self.max_label:
-            largest = int(np.where(mask == IGNORE_LABEL, 0, mask).max())
-            if largest > self.max_label:
-                raise DataError(
-                    f'label {largest} in the mask of sample {uid} is above {self.max_label}, the largest that '
-                    'model.num_classes allows (255 is ignored). Check model.num_classes and ignore_background.'
-                )
-        if isinstance(self.transform, Protocol):
-            views = [to_tensor(view) for view in self.transform.views(image)]
-            return views, torch.from_numpy(self.transform.target(mask)), uid
-        image, mask = self.transform(image, mask, sample_rng(self.seed, epoch, uid))
-        return to_tensor(image), torch.from_numpy(mask), uid
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 3) → (3, H, W), the same memory."""
-    return torch.from_numpy(image).permute(2, 0, 1)

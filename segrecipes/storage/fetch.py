@@ -1,6 +1,5 @@
-"""Fetch ADE20K (scene parsing, 20,210 + 2,000 images): ``python download_ade20k.py --path ./ade20k``."""
+"""Fetches ADE20K: downloads with resumption, verifies, unpacks."""
 
-import argparse
 import hashlib
 import shutil
 import stat
@@ -15,10 +14,11 @@ from pathlib import Path, PureWindowsPath
 import requests
 from tqdm import tqdm
 
-from errors import UserError, clean_exit
-from layouts import LAYOUTS, find_pairs
+from segrecipes.base.errors import UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
 
-LAYOUT = replace(LAYOUTS['ade20k'], excluded=frozenset())  # a download is complete with the images training leaves out
+ROW = replace(DATASETS['ade20k'], excluded={})  # a download is complete with the images training leaves out
 CHUNK_BYTES = 1 << 16
 TIMEOUT_SECONDS = (10, 60)  # to connect, between two reads
 WAITS_SECONDS = (0, 2, 4, 8, 16)  # before each attempt
@@ -44,30 +44,23 @@ ADE20K = Archive(
 )
 
 
-@clean_exit
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    archive = replace(ADE20K, url=args.url)
-    folder = args.path.expanduser()
+def download(folder: Path, url: str = ADE20K.url, keep_zip: bool = False) -> Path | None:
+    """The complete dataset in ``folder``: where it is, or None where it was already there.
+
+    Raises:
+        UserError: it cannot be downloaded, verified or written.
+    """
+    archive = replace(ADE20K, url=url)
     with plain_errors(folder):
         if not find_lack(folder, archive):
-            print(f'{folder} is complete already, nothing to do')
-            return
+            return None
         prepare_folder(folder, archive)
-        zip_path = folder / f'{LAYOUT.root}.zip'
+        zip_path = folder / f'{ROW.root}.zip'
         fetch(archive, zip_path)
         unpack(zip_path, folder, archive)
-        if not args.keep_zip:
+        if not keep_zip:
             zip_path.unlink()
-    print(f'{folder / LAYOUT.root} is complete')
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Download, verify and unpack ADE20K; run again to resume.')
-    parser.add_argument('--path', type=Path, default=Path('ade20k'), help='folder to unpack into (default: ./ade20k)')
-    parser.add_argument('--url', default=ADE20K.url, help='a mirror of the same file (default: %(default)s)')
-    parser.add_argument('--keep-zip', action='store_true', help='keep the zip once it is unpacked')
-    return parser.parse_args(argv)
+    return folder / ROW.root
 
 
 @contextmanager
@@ -88,7 +81,7 @@ def find_lack(folder: Path, archive: Archive) -> str:
     """What keeps ``folder`` from being the complete dataset; empty when nothing does."""
     for split, expected in archive.num_pairs:
         try:
-            found = len(find_pairs(folder, split, LAYOUT))
+            found = len(find_pairs(folder, split, ROW))
         except UserError as error:
             return str(error)
         if found != expected:
@@ -99,11 +92,11 @@ def find_lack(folder: Path, archive: Archive) -> str:
 def prepare_folder(folder: Path, archive: Archive) -> None:
     """Create ``folder``; UserError when it lacks space or already holds a dataset that is not the complete one."""
     folder.mkdir(parents=True, exist_ok=True)
-    root = folder / LAYOUT.root
+    root = folder / ROW.root
     if root.exists() and any(root.iterdir()):
         lack = find_lack(folder, archive)
         raise UserError(f'{root} exists and is not complete: {lack}; move or delete it and run this again')
-    downloaded = sum(size_of(folder / f'{LAYOUT.root}{suffix}') for suffix in ('.zip', '.zip.part'))
+    downloaded = sum(size_of(folder / f'{ROW.root}{suffix}') for suffix in ('.zip', '.zip.part'))
     require_space(folder, archive.disk_space - downloaded)
 
 
@@ -207,7 +200,7 @@ def unpack(zip_path: Path, folder: Path, archive: Archive) -> None:
     Raises:
         UserError: a member would land outside ``folder``, the zip is damaged or incomplete, or space is short.
     """
-    staging = folder / f'{LAYOUT.root}.unpacking'
+    staging = folder / f'{ROW.root}.unpacking'
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
         with zipfile.ZipFile(zip_path) as file:
@@ -217,9 +210,9 @@ def unpack(zip_path: Path, folder: Path, archive: Archive) -> None:
             require_space(folder, sum(member.file_size for member in members))
             for member in tqdm(members, desc='unpack', unit=' files'):
                 file.extract(member, staging)
-        if lack := find_lack(staging / LAYOUT.root, archive):
+        if lack := find_lack(staging / ROW.root, archive):
             raise UserError(f'{zip_path} does not hold the complete dataset: {lack}; delete it and change --url')
-        (staging / LAYOUT.root).replace(folder / LAYOUT.root)
+        (staging / ROW.root).replace(folder / ROW.root)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f'{zip_path} is damaged: {error}; delete it and run this again') from error
     finally:
@@ -231,7 +224,3 @@ def refuse_unsafe(member: zipfile.ZipInfo, zip_path: Path) -> None:
     name = PureWindowsPath(member.filename)
     if name.anchor or '..' in name.parts or stat.S_ISLNK(member.external_attr >> 16):
         raise UserError(f'{zip_path} is not safe to unpack: {member.filename!r} leads outside; delete it, change --url')
-
-
-if __name__ == '__main__':
-    main()

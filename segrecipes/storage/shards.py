@@ -9,8 +9,9 @@ from streaming import StreamingDataset
 from streaming.base.dataset import _ShardState
 from torch.utils.data import Dataset
 
-from errors import MissingPathError
-from samples import DataError, Sample, SampleMaker, decode_image, decode_mask
+from segrecipes.base.errors import MissingPathError
+from segrecipes.storage.decode import DataError, decode_image, decode_mask
+from segrecipes.storage.folders import MakeSample
 
 
 class StreamingSegmentation(StreamingDataset):
@@ -26,13 +27,13 @@ class StreamingSegmentation(StreamingDataset):
         path: str,
         local: str | None,
         split: str,
-        make_sample: SampleMaker | None,
+        make_sample: MakeSample | None,
         batch_size: int,
         **kwargs: Any,
     ):
         remote = path if local is not None else None
         if '://' in path:
-            from object_store import check_readable
+            from segrecipes.base.s3 import check_readable
 
             check_readable(f'{path}/{split}')
         elif not (Path(path) / split / 'index.json').is_file():
@@ -64,7 +65,7 @@ class StreamingSegmentation(StreamingDataset):
             self._fail(error)
             self._raise_failure()
 
-    def get_item(self, sample_id: int, retry: int = 7) -> Sample:
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
         assert self.make_sample is not None
         sample = self.read(sample_id, retry)
         name = f'{sample["uid"]} in {self.path}'
@@ -129,5 +130,5 @@ class MapView(Dataset):
     def __str__(self) -> str:
         return str(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.dataset[key[1]]

@@ -13,12 +13,12 @@ import torch
 from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 
-from callbacks import CALLBACKS
-from ema import EMA
-from errors import UserError, suggestion
-from mixup import MixUp
-from optimizers import DecoupledSGDW
-from sam import ResumableSAM
+from segrecipes.algorithms.ema import EMA
+from segrecipes.algorithms.mixup import MixUp
+from segrecipes.algorithms.sam import ResumableSAM
+from segrecipes.algorithms.sgdw import DecoupledSGDW
+from segrecipes.base.errors import UserError, suggestion
+from segrecipes.training.callbacks.table import CALLBACKS
 
 # Names that are one word in snake case, as Composer's own modules spell them.
 _COMPOUNDS = ('MixUp', 'CutMix', 'CutOut', 'ColOut', 'BlurPool', 'WandB', 'MLFlow', 'MLPerf', 'AdamW', 'SparseAdam')

@@ -1,21 +1,18 @@
-"""A procedural dataset of small landscapes in ADE20K's layout, for the demo and the tests.
+"""A procedural dataset of small landscapes in ADE20K's layout, for the demo and the tests."""
 
-python synthetic.py --path ./demo/data --num-train 400 --num-val 80 --size 128 --seed 0
-"""
-
-import argparse
 import json
+import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from errors import UserError, clean_exit
-from layouts import SPLITS
-from scenes import LAYOUT, UNIT_SIZE, draw_scene
+from segrecipes.base.errors import UserError
+from segrecipes.datasets.row import SPLITS
+from segrecipes.datasets.synthetic.row import ROW
+from segrecipes.datasets.synthetic.scenes import draw_scene
 
 MARKER = 'synthetic.json'
 SMALLEST_SIZE = 48
@@ -45,7 +42,7 @@ def write_dataset(
         if numbers[name] < least:
             raise UserError(f'{name}={numbers[name]} is too small; legal: {least} or more')
     path, spec = Path(path).expanduser(), json.dumps(numbers)
-    root = path / LAYOUT.root
+    root = path / ROW.root
     if (root / MARKER).is_file() and (root / MARKER).read_text() == spec:
         print(f'{root}: this dataset is already there, nothing to do')
         return path
@@ -57,29 +54,15 @@ def write_dataset(
     except OSError as error:
         raise UserError(f'cannot create the folder {path}: {error.strerror}') from error
     with tempfile.TemporaryDirectory(prefix='.synthetic-', dir=path) as scratch:
-        made = Path(scratch) / LAYOUT.root
+        made = Path(scratch) / ROW.root
         scenes = [(split, i) for split, count in zip(SPLITS, (num_train, num_val)) for i in range(count)]
         for split, i in tqdm(scenes, desc='draw scenes', disable=not progress_bar):
             scene = draw_scene(np.random.default_rng((seed, SPLITS.index(split), i)), size)
-            for array, folder, suffix in zip(scene, (LAYOUT.images, LAYOUT.masks), ('jpg', 'png')):
-                file = made / folder.format(split=dict(LAYOUT.folders)[split]) / f'ADE_{split}_{i + 1:08d}.{suffix}'
+            image = ROW.splits[split].images.replace('*', f'ADE_{split}_{i + 1:08d}.jpg')
+            for array, name in zip(scene, (image, re.sub(*ROW.mask, image))):
+                file = made / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(file, quality=95)
         (made / MARKER).write_text(spec)
         made.replace(root)  # in one step: an interrupted run leaves no half of a dataset
     return path
-
-
-@clean_exit
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write a procedural segmentation dataset in ADE20K's layout.")
-    parser.add_argument('--path', required=True, help='folder that gets ADEChallengeData2016/')
-    parser.add_argument('--num-train', type=int, default=400)
-    parser.add_argument('--num-val', type=int, default=80)
-    parser.add_argument('--size', type=int, default=UNIT_SIZE, help='sides are 0.9 to 1.2 times as many pixels')
-    parser.add_argument('--seed', type=int, default=0)
-    write_dataset(**vars(parser.parse_args(argv)))
-
-
-if __name__ == '__main__':
-    main()

@@ -57,14 +57,14 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 @torch.library.custom_op('segmentation_recipes::depthwise_conv2d', mutates_args=())
 def _convolve(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    from depthwise_kernels import convolve
+    from segrecipes.models.layers.depthwise_kernels import convolve
 
     return convolve(input.contiguous(memory_format=torch.channels_last), weight, dilation)
 
 
 @torch.library.custom_op('segmentation_recipes::depthwise_weight_gradient', mutates_args=())
 def _weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
-    from depthwise_kernels import weight_gradient
+    from segrecipes.models.layers.depthwise_kernels import weight_gradient
 
     input, grad = (maps.contiguous(memory_format=torch.channels_last) for maps in (input, grad))
     return weight_gradient(input, grad, dilation).to(input.dtype)

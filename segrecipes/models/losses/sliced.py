@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from device import has_triton
+from segrecipes.base.device import has_triton
 
 DICE_EPSILON = 1e-5  # Composer's DiceLoss, after MONAI
 
@@ -130,7 +130,7 @@ def losses_from_sums(
 def loss_by_labels(logits: Tensor) -> type[torch.autograd.Function]:
     """Kernels on an NVIDIA GPU where Triton is installed, as it is with torch on Linux; slices elsewhere."""
     if logits.is_cuda and logits.shape[1] <= FUSED_CLASSES and has_triton():
-        from fused_loss import FusedLoss
+        from segrecipes.models.losses.fused import FusedLoss
 
         return FusedLoss
     return SlicedLoss

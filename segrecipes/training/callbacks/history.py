@@ -9,7 +9,7 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
-FILE = 'history.jsonl'
+from segrecipes.base.run_files import HISTORY
 
 
 class History(LoggerDestination):
@@ -53,7 +53,7 @@ class History(LoggerDestination):
         if not metrics or dist.get_global_rank() or state.timestamp.batch == 0:
             return
         if self._file is None:
-            path = Path(self.folder.format(run_name=state.run_name)) / FILE
+            path = Path(self.folder.format(run_name=state.run_name)) / HISTORY
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._resumed and path.exists():
                 drop_cut_line(path)

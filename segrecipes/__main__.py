@@ -1,0 +1,4 @@
+from segrecipes.commands.cli import main
+
+if __name__ == '__main__':
+    main()

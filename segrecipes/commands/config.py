@@ -1,0 +1,17 @@
+"""Print the effective config, with the source of every value that is not the default.
+
+segrecipes config yamls/deeplabv3.yaml recipe_name=mild max_duration=1ep
+"""
+
+import argparse
+
+from segrecipes.commands import configs
+
+add_arguments = configs.add_arguments
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from segrecipes.config.describe import describe
+    from segrecipes.config.merge import load_config
+
+    print(describe(*load_config([arguments.config, *arguments.settings])))

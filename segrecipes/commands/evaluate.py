@@ -1,0 +1,67 @@
+"""Evaluate a checkpoint in full resolution, by a protocol whose numbers can be quoted.
+
+    segrecipes evaluate yamls/deeplabv3.yaml load_path=runs/first/best-rank0.pt --protocol ade20k-ss
+    composer -n 2 -c segrecipes evaluate runs/first/config.yaml load_path=runs/first/best-rank0.pt --protocol all
+
+Of a checkpoint with averaged weights (EMA) both they and the raw ones are evaluated. Computes in float32 unless
+``precision`` is set.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segrecipes.base.errors import UserError
+from segrecipes.commands import configs
+from segrecipes.evaluation.table import PROTOCOLS
+
+if TYPE_CHECKING:
+    from segrecipes.evaluation.scores import Scores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    configs.add_arguments(parser)
+    names = ', '.join(PROTOCOLS)
+    parser.add_argument('--protocol', metavar='NAME', help=f'{names}, or all; default: eval_protocol of the yaml')
+    parser.add_argument('--out', metavar='FOLDER', help='of the results; default: beside the checkpoint')
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from segrecipes.config.merge import load_config
+    from segrecipes.training.evaluate import shown_results
+    from segrecipes.training.run import main
+    from segrecipes.training.warnings import ignore_known_warnings
+
+    ignore_known_warnings()
+    evaluations: list[Scores] = []
+    for name in PROTOCOLS if arguments.protocol == 'all' else [arguments.protocol]:
+        protocol = [f'eval_protocol={name}'] if name else []
+        cfg, sources = load_config(
+            [arguments.config, 'precision=fp32', *arguments.settings, 'is_train=false', *protocol]
+        )
+        if not cfg.load_path:
+            raise UserError(
+                'load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
+            )
+        if arguments.out:
+            settings = cfg.callbacks.get('show_results') or {}
+            cfg.callbacks['show_results'] = settings | {'folder': f'{arguments.out}/{cfg.eval_protocol}'}
+        trainer = main(cfg, sources)
+        trainer.close()
+        results = shown_results(trainer)
+        evaluations += results.evaluations if results else []
+    show(evaluations)
+
+
+def show(evaluations: 'Sequence[Scores]') -> None:
+    """Print the table of each evaluation, then the figures of all; on rank 0."""
+    from composer.utils import dist
+    from rich.console import Console
+
+    from segrecipes.evaluation.scores import comparison
+
+    if evaluations and dist.get_global_rank() == 0:
+        console = Console()
+        for scores in evaluations:
+            console.print(scores.table())
+        console.print(comparison(evaluations) if len(evaluations) > 1 else str(evaluations[0]), soft_wrap=True)

@@ -1,0 +1,151 @@
+"""The one order in which the sources of a config merge."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from segrecipes.base.errors import MissingPathError, UserError, suggestion
+from segrecipes.config.check import check
+from segrecipes.config.layers import available, layer_file, yaml_file
+from segrecipes.config.schema import Config, DatasetConfig
+
+# What an evaluation has for itself: every image is scored once, in order
+NOT_INHERITED = ('drop_last', 'shuffle')
+
+
+def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
+    """``[yaml, key=value, …]`` → the effective config and the source of each value that is not the default.
+
+    Merged in this order, the later one winning: schema, dataset file, yaml, recipe file, the yaml's own block for that
+    recipe, command line. What ``eval_dataset`` is not given by any of them it has from ``train_dataset``.
+
+    Raises:
+        UserError: no yaml, an unknown key, a value of the wrong type, an unknown recipe.
+    """
+    if not argv or '=' in argv[0]:
+        raise UserError('the first argument must be a yaml config, such as yamls/deeplabv3.yaml')
+    for argument in argv[1:]:
+        if '=' not in argument:
+            raise UserError(f"'{argument}' is not of the form key=value, such as max_duration=10ep")
+    try:
+        command_line = OmegaConf.from_dotlist(list(argv[1:]))
+    except Exception as error:  # yaml's own errors on a value that is not yaml
+        raise UserError(f'command line: {_one_line(error)}') from error
+    return merge(read_yaml(yaml_file(argv[0])), command_line, name=argv[0])
+
+
+def merge(given: DictConfig, command_line: DictConfig | None = None, *, name: str = 'config') -> tuple[Config, dict]:
+    """Merge a yaml's content and a command line over the schema; see :func:`load_config`."""
+    command_line = OmegaConf.create({}) if command_line is None else command_line
+    recipe_name, dataset_name = (_named(key, command_line, given) for key in ('recipe_name', 'dataset'))
+
+    blocks = {*available('recipe_name'), *([recipe_name] if recipe_name else [])}
+    given, block = _without(given, blocks), _block(given, recipe_name)
+    command_line, command_block = _without(command_line, blocks), _block(command_line, recipe_name)
+    recipe, recipe_file = read_layer('recipe_name', recipe_name)
+    dataset, dataset_file = read_layer('dataset', dataset_name)
+
+    config, sources = OmegaConf.structured(Config), {}
+    for source, layer in (
+        (dataset_file, dataset),
+        (name, given),
+        (recipe_file, recipe),
+        (f'{name}: {recipe_name}', block),
+        (f'command line: {recipe_name}', command_block),
+        ('command line', command_line),
+    ):
+        config = _merge_layer(config, layer, source)
+        sources |= dict.fromkeys(_leaves(layer), source)
+    config.recipe_name, config.dataset = recipe_name, dataset_name
+    for key in (field.name for field in fields(DatasetConfig) if field.name not in NOT_INHERITED):
+        if f'train_dataset.{key}' in sources and f'eval_dataset.{key}' not in sources:
+            config.eval_dataset[key] = config.train_dataset[key]
+            sources[f'eval_dataset.{key}'] = f'train_dataset.{key}'
+    try:
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f'{name}: {error.full_key} is not set ({_one_line(error)})') from error
+    assert isinstance(result, Config)
+    check(result)
+    return result, sources
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    if not Path(path).is_file():
+        raise MissingPathError(f'config file does not exist: {path}')
+    try:
+        content = OmegaConf.load(path)
+    except Exception as error:
+        raise UserError(f'{path} is not a yaml file: {_one_line(error)}') from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f'{path} must hold keys and values at its top level')
+    return content
+
+
+def read_layer(key: str, name: str | None) -> tuple[DictConfig, str]:
+    """The content and the file of a recipe or a dataset; nothing for None."""
+    if name is None:
+        return OmegaConf.create({}), ''
+    path = layer_file(key, name)
+    return read_yaml(path), os.path.relpath(path)
+
+
+def _named(key: str, *layers: DictConfig) -> str | None:
+    """The first that has the key says what it is."""
+    name = next((layer[key] for layer in layers if key in layer), None)
+    return None if name in (None, '', 'none') else str(name)
+
+
+def _without(layer: DictConfig, keys: set[str]) -> DictConfig:
+    return OmegaConf.masked_copy(layer, [str(key) for key in layer if key not in keys])
+
+
+def _block(layer: DictConfig, key: str | None) -> DictConfig:
+    block = layer.get(key) if key else None
+    if block is None:
+        return OmegaConf.create({})
+    if not isinstance(block, DictConfig):
+        raise UserError(f'{key}={block} must hold the keys this recipe changes, such as {key}.max_duration=1ep')
+    return block
+
+
+def _merge_layer(config: DictConfig, layer: DictConfig, source: str) -> DictConfig:
+    for key in ('model', 'train_dataset', 'eval_dataset'):
+        if key in layer and not isinstance(layer[key], DictConfig):
+            raise UserError(f'{source}: {key}={layer[key]} must hold keys.{suggestion(layer[key], config[key])}')
+    try:
+        return OmegaConf.merge(config, layer)  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise _unknown_key(error, source) from error
+    except OmegaConfBaseException as error:
+        key = getattr(error, 'full_key', None)
+        raise UserError(f'{source}: {key}: {_one_line(error)}' if key else f'{source}: {_one_line(error)}') from error
+
+
+def _unknown_key(error: ConfigKeyError, source: str) -> UserError:
+    full_key = str(error.full_key or error.key)
+    parent = error.parent_node
+    legal = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+    return UserError(f'{source}: unknown key {full_key}.{suggestion(full_key.rpartition(".")[2], legal)}')
+
+
+def _leaves(layer: Any, prefix: str = '') -> list[str]:
+    """Full names of all values of a nested mapping; an empty mapping is a value."""
+    names = []
+    for key in layer:
+        value = layer._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none() and len(value):
+            names += _leaves(value, f'{prefix}{key}.')
+        else:
+            names.append(f'{prefix}{key}')
+    return names
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' '.join(line for line in lines if not line.startswith(('full_key:', 'object_type=', 'reference_type=')))

@@ -1,0 +1,110 @@
+"""What a dataset is: where its images and masks lie, which belong to a split, and what the labels in a mask mean."""
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segrecipes.base.errors import UserError
+
+IGNORED = 255  # a pixel that is never scored and never trained on, once a row has given labels their meaning
+ILLEGAL = 254  # a label that the row does not know
+MOST_CLASSES = 254
+SPLITS = ('train', 'val')
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of a split: those that match a glob, and of them the listed ones or a share of the groups.
+
+    Args:
+        images: a glob below the dataset's folder.
+        listed: a file below it that names one image a line, with or without folder and suffix.
+        share: from where to where in 0…1, of groups in an order that depends on their names alone.
+    """
+
+    images: str
+    listed: str | None = None
+    share: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One dataset. All paths are below its folder, with ``/`` between their parts.
+
+    Args:
+        classes: their names, in the order of the logits.
+        splits: by name; ``train`` and ``val`` are what a training asks for.
+        mask: a regular expression and its replacement, from an image's path to its mask's.
+        uid: a regular expression whose group is the sample's name; a sample is augmented by it.
+        labels: the label of class 0, the others follow it; or the class of each label.
+        ignored: labels of pixels that are not scored; without a map also all below class 0.
+        root: a folder that may stand between the one that is given and the images.
+        group: a regular expression whose group names what a split by share must not tear apart; by default the uid.
+        skipped: a regular expression of paths that match a glob and are no images.
+        excluded: uids left out of a split.
+        colors: RGB of each class; by default PASCAL VOC's.
+    """
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    mask: tuple[str, str]
+    uid: str
+    labels: int | Mapping[int, int]
+    ignored: frozenset[int] = frozenset({255})
+    root: str = ''
+    group: str | None = None
+    skipped: str | None = None
+    excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    colors: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def label_offset(self) -> int:
+        """The label of class 0, where the others follow it."""
+        return self.labels if isinstance(self.labels, int) else 0
+
+    def label_map(self, num_classes: int | None = None, ignore_background: bool = True) -> np.ndarray:
+        """(256,) uint8: the class of each label, ``IGNORED`` or ``ILLEGAL``.
+
+        Args:
+            num_classes: classes of the network; None takes whatever label there is.
+            ignore_background: False makes label 0 class 0 where the row would begin at a later one.
+        """
+        table = np.full(256, ILLEGAL, np.uint8)
+        if isinstance(self.labels, int):
+            first = self.labels if ignore_background else 0
+            count = min(MOST_CLASSES if num_classes is None else num_classes, MOST_CLASSES, 256 - first)
+            table[:first] = IGNORED
+            table[first : first + count] = np.arange(count)
+        else:
+            for label, index in self.labels.items():
+                table[label] = index
+            if num_classes is not None and num_classes < len(self.classes):
+                table[table < MOST_CLASSES] = np.where(
+                    (kept := table[table < MOST_CLASSES]) < num_classes, kept, ILLEGAL
+                )
+        table[[*self.ignored]] = IGNORED
+        return table
+
+    def in_share(self, name: str, uid: str, share: tuple[float, float]) -> bool:
+        """Whether the group of an image, by its path, lies in that part of all groups."""
+        found = re.search(self.group, name) if self.group else None
+        place = zlib.crc32((found[1] if found else uid).encode()) / 2**32
+        return share[0] <= place < share[1]
+
+
+def uid_of(row: DatasetRow, name: str) -> str:
+    """The uid of an image, by its path below the dataset's folder."""
+    found = re.search(row.uid, f'/{name}')
+    if found is None:
+        raise UserError(f'{name}: no uid in this path by {row.uid}')
+    return found[1]
+
+
+def ranges(numbers: list[int]) -> str:
+    """``0…150, 255`` of sorted numbers."""
+    starts = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    return ', '.join(str(start) if start == end else f'{start}…{end}' for start, end in zip(starts, ends))

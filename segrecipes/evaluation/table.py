@@ -1,0 +1,25 @@
+"""Evaluation protocols by name: what a network is shown of an image, and how its logits become labels of its pixels."""
+
+from typing import TYPE_CHECKING
+
+from segrecipes.base.errors import choice
+from segrecipes.base.lazy import Lazy
+
+if TYPE_CHECKING:
+    from segrecipes.evaluation.protocols import EvalProtocol
+
+# Each makes an EvalProtocol for a size, and a stride of windows, in pixels; the literature's size is 512
+PROTOCOLS: dict[str, Lazy] = {
+    'mosaic-512sq': Lazy('segrecipes.evaluation.protocols:mosaic_512sq'),
+    'ade20k-ss': Lazy('segrecipes.evaluation.protocols:ade20k_ss'),
+    'ade20k-ms': Lazy('segrecipes.evaluation.protocols:ade20k_ms'),
+    'slide': Lazy('segrecipes.evaluation.protocols:slide'),
+}
+USUAL = 'ade20k-ss'  # of a picture that is segmented for its own sake
+
+
+def get_protocol(name: str, size: int = 512, stride: int | None = None) -> 'EvalProtocol':
+    """The protocol of a row of ``PROTOCOLS`` for images of ``size`` pixels; ``stride`` is that of the windows."""
+    if name not in PROTOCOLS:
+        raise choice('eval_protocol', name, PROTOCOLS)
+    return PROTOCOLS[name](size, stride)

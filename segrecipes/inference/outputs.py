@@ -1,0 +1,36 @@
+"""What is written of a segmented image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from segrecipes.base.files import replaced
+from segrecipes.base.palette import indexed_png
+from segrecipes.checkpoints.card import ModelCard
+
+
+def write(
+    out: Path, name: str, image: np.ndarray, labels: np.ndarray, card: ModelCard, submission: bool = False
+) -> None:
+    """A mask and an overlay, and the mask as ADE20K's server takes it."""
+    colors = np.array(card.palette, np.uint8)
+    overlay = cv2.addWeighted(image, 0.5, colors[labels], 0.5, 0)
+    pictures = {
+        f'masks/{name}.png': indexed_png(labels, card.num_classes, card.palette),
+        f'overlays/{name}.jpg': Image.fromarray(overlay),
+    }
+    if submission:
+        pictures[f'submission/{name}.png'] = Image.fromarray(labels + np.uint8(1))
+    for file, picture in pictures.items():
+        with replaced(out / file) as partial:
+            picture.save(partial)
+
+
+def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """Percent of the pixels by class name, the largest first; classes that do not occur are left out."""
+    counts = np.bincount(labels.ravel(), minlength=len(class_names))
+    order: list[int] = np.argsort(-counts, kind='stable').tolist()
+    return {class_names[index]: round(100 * int(counts[index]) / labels.size, 3) for index in order if counts[index]}

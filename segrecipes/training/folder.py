@@ -1,0 +1,47 @@
+"""The folder of a run, and what is kept of its config: there, and in each checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from composer.utils import dist
+
+from segrecipes.base.run_files import CONFIG, EVALUATION
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.config.describe import save
+from segrecipes.config.schema import Config
+from segrecipes.datasets.table import get_dataset
+
+
+def results_folder(cfg: Config, protocol: str) -> str | None:
+    """Where an evaluation's results go: into the run's folder, or, without a training, beside the checkpoint."""
+    if cfg.is_train:
+        folder = run_folder(cfg)
+        return f'{folder}/{EVALUATION}' if folder else None
+    if cfg.load_path is None:
+        return None
+    return str((Path() if '://' in cfg.load_path else Path(cfg.load_path).parent) / f'{EVALUATION}-{protocol}')
+
+
+def run_folder(cfg: Config) -> str | None:
+    """Where config, history and results go: beside the checkpoints, if they are on disk."""
+    return None if not cfg.save_folder or '://' in cfg.save_folder else cfg.save_folder
+
+
+def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:
+    """Keep the effective config in the run's folder."""
+    folder = run_folder(cfg)
+    if folder and dist.get_global_rank() == 0:
+        save(cfg, sources, Path(folder.format(run_name=run_name)) / CONFIG)
+
+
+def model_card(cfg: Config) -> ModelCard:
+    """What a checkpoint of this run says of itself."""
+    dataset = get_dataset(cfg.eval_dataset.name)
+    return ModelCard(
+        cfg.model.network,
+        auxiliary=cfg.model.auxiliary_weight > 0,
+        class_names=dataset.classes,
+        dataset=cfg.eval_dataset.name,
+        label_offset=dataset.label_offset if cfg.eval_dataset.ignore_background else 0,
+        image_size=cfg.eval_dataset.final_size,
+    )
