@@ -14,9 +14,9 @@ import composer.algorithms  # isort: skip
 from composer.core import Algorithm
 from steps import Setting, ours, rounds_of
 
-from ema import EMA
-from mixup import MixUp
-from sam import ResumableSAM
+from segrecipes.algorithms.ema import EMA
+from segrecipes.algorithms.mixup import MixUp
+from segrecipes.algorithms.sam import ResumableSAM
 
 ALGORITHMS: dict[str, list[Algorithm]] = {
     'none': [],

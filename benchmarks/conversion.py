@@ -26,8 +26,10 @@ from streaming import MDSWriter
 from streaming.base.format import reader_from_json
 from streaming.vision.convert import ade20k
 
-from convert_mds import convert, plan_shards, read_sample
-from layouts import LAYOUTS, find_pairs
+from segrecipes.storage.convert import convert
+from segrecipes.storage.writer import plan_shards, read_sample
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
 
 CORES = 2
 SAMPLES = 300
@@ -132,10 +134,10 @@ def compare_speed(report: bench.Benchmark, datasets: dict[int, Path], folder: Pa
 
 def compare_parts(report: bench.Benchmark, dataset: Path, out: Path, rounds: int) -> float:
     """Where the time of ours goes; returns the share of what streaming's converter does too."""
-    pairs = find_pairs(dataset, 'train', LAYOUTS['ade20k'])
+    pairs = find_pairs(dataset, 'train', DATASETS['ade20k'])
     candidates = {
         'whole': partial(ours, dataset, out / 'ours', workers=1),
-        'find': lambda: find_pairs(dataset, 'train', LAYOUTS['ade20k']),
+        'find': lambda: find_pairs(dataset, 'train', DATASETS['ade20k']),
         'plan': lambda: plan_shards('train', pairs, SIZE_LIMIT),
         'read': lambda: [file.read_bytes() for pair in pairs for file in (pair.image, pair.mask)],
         'read and check': lambda: [read_sample(pair) for pair in pairs],

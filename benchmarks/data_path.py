@@ -34,14 +34,15 @@ from torchvision import io, tv_tensors
 from torchvision.transforms import functional as on_pil
 from torchvision.transforms import v2
 
-import samples
-import transforms
-from convert_mds import convert
-from layouts import IGNORE_LABEL
-from mmcv_ops import ensure_ops
-from samples import SampleMaker
-from streaming_data import StreamingSegmentation
-from transforms import IMAGENET_CHANNEL_MEAN, Geometry, TrainTransform
+from segrecipes.storage import decode as samples
+from segrecipes.data import augment as transforms
+from segrecipes.storage.convert import convert
+from segrecipes.datasets.row import IGNORED
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.data.sample import SampleMaker
+from segrecipes.storage.shards import StreamingSegmentation
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
+from segrecipes.data.augment import Geometry, TrainTransform
 
 BASE_SIZE = SIZE = 512
 MIN_SCALE, MAX_SCALE = 0.5, 2.0
@@ -140,7 +141,7 @@ def pil_chain(jpeg: bytes, png: bytes, rng: np.random.Generator) -> tuple[np.nda
     image, mask = image.crop(box), mask.crop(box)
     if rng.random() < 0.5:
         image, mask = (picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in (image, mask))
-    image, mask = pil_pad(pil_photometric(image, rng), MEAN_COLOUR), pil_pad(mask, IGNORE_LABEL)
+    image, mask = pil_pad(pil_photometric(image, rng), MEAN_COLOUR), pil_pad(mask, IGNORED)
     return np.array(image), np.array(mask)
 
 
@@ -190,7 +191,7 @@ def torchvision_chain(jpeg: bytes, png: bytes, transform: Callable) -> tuple[tor
 
 def torchvision_transforms() -> Callable:
     """Its crop does not look at the classes, and its photometric change also swaps channels."""
-    fill: Any = {tv_tensors.Image: list(MEAN_COLOUR), tv_tensors.Mask: IGNORE_LABEL}
+    fill: Any = {tv_tensors.Image: list(MEAN_COLOUR), tv_tensors.Mask: IGNORED}
     around_one = [(1 - amount, 1 + amount) for amount in (BRIGHTNESS, CONTRAST, SATURATION)]
     return v2.Compose(
         [
@@ -267,11 +268,11 @@ def check_rows(rows: dict[str, Sample]) -> None:
             if name.startswith('mmsegmentation'):  # what its preprocessor does on the device
                 padding = (0, SIZE - mask.shape[1], 0, SIZE - mask.shape[0])
                 image = torch.nn.functional.pad(image, padding)
-                mask = torch.nn.functional.pad(mask, padding, value=IGNORE_LABEL).byte()
+                mask = torch.nn.functional.pad(mask, padding, value=IGNORED).byte()
             image_shapes = ((SIZE, SIZE, 3), (3, SIZE, SIZE))
             assert image.shape in image_shapes and image.dtype == torch.uint8, f'{name}: {image.dtype} {image.shape}'
             assert mask.shape == (SIZE, SIZE) and mask.dtype == torch.uint8, f'{name}: {mask.dtype} {mask.shape}'
-            labelled = mask[mask != IGNORE_LABEL]
+            labelled = mask[mask != IGNORED]
             assert labelled.numel() and labelled.max() <= NUM_CLASSES, f'{name}: no labels of this dataset'
 
 
@@ -291,7 +292,7 @@ def check_warp(jpeg: bytes, png: bytes) -> None:
 
 def resize_then_crop(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> list[np.ndarray]:
     placed = []
-    for array, how, fill in ((image, cv2.INTER_LINEAR, MEAN_COLOUR), (mask, cv2.INTER_NEAREST_EXACT, IGNORE_LABEL)):
+    for array, how, fill in ((image, cv2.INTER_LINEAR, MEAN_COLOUR), (mask, cv2.INTER_NEAREST_EXACT, IGNORED)):
         whole = cv2.resize(array, geometry.resized[::-1], interpolation=how)
         crop = whole[geometry.offset[0] :, geometry.offset[1] :][:SIZE, :SIZE]
         output = np.full((SIZE, SIZE, *array.shape[2:]), fill, np.uint8)

@@ -17,19 +17,23 @@ import photographs
 from bench import Benchmark, device, interleave, pin, sync
 
 import torch  # isort: skip
-from checkpoints import load_weights, read_checkpoint
-from layouts import LAYOUTS
-from metrics import MIoU
-from mmcv_ops import ensure_ops
-from model import build_model, for_inference, published_init
-from protocols import ade20k_ss
-from samples import SampleMaker, decode_image, decode_mask
-from transforms import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD, DeviceTransform
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.datasets.table import DATASETS
+from segrecipes.evaluation.metrics import MIoU
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.training.tasks.segmentation import build_model
+from segrecipes.models.network import for_inference
+from segrecipes.models.heads import published_init
+from segrecipes.evaluation.protocols import ade20k_ss
+from segrecipes.data.sample import SampleMaker
+from segrecipes.storage.decode import decode_image, decode_mask
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD, DeviceTransform
 
 warnings.filterwarnings('ignore')
 ensure_ops()
 
-CLASSES = LAYOUTS['ade20k'].classes
+CLASSES = DATASETS['ade20k'].classes
 Files = tuple[Path, Path]  # of an image and its mask
 
 

@@ -17,8 +17,8 @@ import torch  # isort: skip
 from composer.core import DataSpec
 from torch import Tensor, nn
 
-from losses import segmentation_loss
-from transforms import DeviceTransform
+from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.data.normalize import DeviceTransform
 
 MICROBATCHES = (2, 4, 8, 16)
 # What the loss is given; "by images" leaves out the batch's pixel count, and so weighs each microbatch by its images.

@@ -12,8 +12,8 @@ import numpy as np
 from bench import ROOT
 from PIL import Image
 
-from layouts import LAYOUTS
-from scenes import draw_scene
+from segrecipes.datasets.table import DATASETS
+from segrecipes.datasets.synthetic.scenes import draw_scene
 
 FOLDER = ROOT.parent / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
 WIDTH, HEIGHT = 683, 512  # of most photographs in ADE20K
@@ -81,7 +81,7 @@ def link_dataset(path: Path, source: Path, count: int, times: int) -> Path:
 
 
 def training_files(path: Path, index: int) -> tuple[Path, Path]:
-    layout, name = LAYOUTS['ade20k'], f'ADE_train_{index + 1:08}'
+    layout, name = DATASETS['ade20k'], f'ADE_train_{index + 1:08}'
     folder = dict(layout.folders)['train']
     return (
         path / layout.images.format(split=folder) / f'{name}.jpg',

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from train_step import PEAK, flop_per_image
 
-import losses
-import main as package
-from config import load_config
-from synthetic import write_dataset
+from segrecipes.models.losses import sliced as losses
+from segrecipes.training import run as package
+from segrecipes.config.merge import load_config
+from segrecipes.datasets.synthetic.write import write_dataset
 
 GPU = device() == 'cuda'
 PRECISION = 'amp_bf16' if GPU else 'fp32'
@@ -241,7 +241,7 @@ def loss(run: Profile) -> None:
 
 def depthwise(run: Profile) -> None:
     """The head's dilated depthwise convolutions, forward and backward, by layout and kernel."""
-    from depthwise import depthwise_conv2d
+    from segrecipes.models.layers.depthwise import depthwise_conv2d
 
     batch, channels, side = (16, 2048, 64) if GPU else (1, 8, 16)
     for dilation in (12, 24, 36):

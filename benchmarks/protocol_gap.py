@@ -18,8 +18,8 @@ from typing import Any
 from bench import RECORDS, ROOT, commit, hardware, versions
 from tabulate import tabulate
 
-from config import read_yaml
-from protocols import PROTOCOLS
+from segrecipes.config.merge import read_yaml
+from segrecipes.evaluation.table import PROTOCOLS
 
 RECORD = RECORDS / 'protocol_gap.json'
 BEGIN, END = '<!-- python benchmarks/protocol_gap.py -->', '<!-- end -->'

@@ -28,9 +28,9 @@ matplotlib.use('Agg')
 import torch
 from matplotlib import pyplot as plt
 
-import main as package
-from config import load_config
-from evaluate import shown_results
+from segrecipes.training import run as package
+from segrecipes.config.merge import load_config
+from segrecipes.training.evaluate import shown_results
 
 GPU = device() == 'cuda'
 OVERHEAD = 6 if GPU else 15  # seconds a run spends beside training: model, workers, evaluation

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torchmetrics import Metric
 
-from metrics import CrossEntropy, MIoU, score
-from model import SegmentationModel
+from segrecipes.evaluation.metrics import CrossEntropy, MIoU, score
+from segrecipes.training.tasks.segmentation import SegmentationModel
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import bench
 
-from synthetic import write_dataset
+from segrecipes.datasets.synthetic.write import write_dataset
 
 UNWANTED = ('streaming', 'boto3', 'tensorboard', 'wandb', 'mmseg.datasets', 'matplotlib', 'moto')
 LARGEST = 14  # packages shown

@@ -19,12 +19,14 @@ from composer.loss import DiceLoss, soft_cross_entropy
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from callbacks import SeedEachBatch, ShareLabelledCount, StopOnNonFiniteLoss
-from data import counted
-from mmcv_ops import ensure_ops
-from model import SegmentationModel, build_model, published_init
-from optimizers import DecoupledSGDW
-from transforms import DeviceTransform
+from segrecipes.training.callbacks.batches import SeedEachBatch, ShareLabelledCount
+from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.data.loader import counted
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.training.tasks.segmentation import SegmentationModel, build_model
+from segrecipes.models.heads import published_init
+from segrecipes.algorithms.sgdw import DecoupledSGDW
+from segrecipes.data.normalize import DeviceTransform
 
 warnings.filterwarnings('ignore')
 ensure_ops()

@@ -27,10 +27,10 @@ import bench
 import photographs
 from streaming.base.util import clean_stale_shared_memory
 
-import main as training
-from config import load_config
-from convert_mds import convert
-from object_store import s3_client
+from segrecipes.training import run as training
+from segrecipes.config.merge import load_config
+from segrecipes.storage.convert import convert
+from segrecipes.base.s3 import s3_client
 
 CORES = 2
 SAMPLES = 256  # a multiple of 64, or streaming repeats some to share them out

@@ -103,7 +103,7 @@ def clean_shared_memory() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training and five validation scenes in ADE20K's layout, for reading only."""
-    from synthetic import write_dataset
+    from segrecipes.datasets.synthetic.write import write_dataset
 
     path = tmp_path_factory.mktemp('synthetic') / 'data'
     return write_dataset(path, num_train=12, num_val=5, size=48, progress_bar=False)
@@ -112,7 +112,7 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def synthetic_mds(synthetic_folder: Path) -> Path:
     """The same as MDS shards, four of the training and two of the validation split, for reading only."""
-    from convert_mds import convert
+    from segrecipes.storage.convert import convert
 
     out = synthetic_folder.with_name('mds')
     convert(synthetic_folder, out, name='synthetic', num_workers=1, size_limit='12kb', progress_bar=False)

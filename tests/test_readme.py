@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import load_config
+from segrecipes.config.merge import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -99,10 +99,10 @@ def test_path(path: str) -> None:
 
 
 def test_tables_name_what_there_is() -> None:
-    from backbones import BACKBONES
-    from config import available_recipes
-    from model import ARCHITECTURES
-    from protocols import PROTOCOLS
+    from segrecipes.models.backbones.table import BACKBONES
+    from segrecipes.config.schema import available_recipes
+    from segrecipes.models.architectures import ARCHITECTURES
+    from segrecipes.evaluation.table import PROTOCOLS
 
     rows = set(re.findall(r'^\| `([\w-]+)` \|', README, re.MULTILINE))
     assert rows == {*ARCHITECTURES, 'null', *available_recipes(), *PROTOCOLS}

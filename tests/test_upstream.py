@@ -12,8 +12,9 @@ from composer.core import DataSpec
 from composer.models import ComposerClassifier
 from PIL import Image
 
-from data import build_ade20k_dataspec, check_dataloader
-from model import build_composer_deeplabv3, published_init
+from segrecipes.upstream import build_ade20k_dataspec, check_dataloader
+from segrecipes.training.upstream import build_composer_deeplabv3
+from segrecipes.models.heads import published_init
 
 SIZE = 32
 

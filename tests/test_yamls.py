@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-import config as config_module
-from config import load_config
-from layouts import get_layout
-from main import check_registered
+from segrecipes.config import schema as config_module
+from segrecipes.config.merge import load_config
+from segrecipes.datasets.table import get_dataset
+from segrecipes.training.run import check_registered
 
 YAMLS = Path(__file__).parents[1] / 'yamls'
 ROOT = YAMLS.parent
@@ -52,7 +52,7 @@ def test_loads_with_every_recipe(file: Path, recipe: str):
     for workers in (1, 2, 4, 8):
         config_module.check_batch_sizes(config, workers)
     train, evaluation = config.train_dataset, config.eval_dataset
-    assert len(get_layout(train.name).classes) == config.model.num_classes
+    assert len(get_dataset(train.name).classes) == config.model.num_classes
     assert (train.name, train.path, train.is_streaming) == (evaluation.name, evaluation.path, evaluation.is_streaming)
     assert train.final_size <= evaluation.final_size
     assert train.ignore_background == evaluation.ignore_background

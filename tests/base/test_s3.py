@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from composer.utils import dist
 
-import object_store
-from errors import MissingPathError, UserError
-from object_store import local_copy
+from segrecipes.base import s3 as object_store
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.base.s3 import local_copy
 
 CONTENT = bytes(range(256)) * 9
 

@@ -16,18 +16,23 @@ import safetensors.torch
 import torch
 from composer import Trainer
 from composer.algorithms import EMA
-from exported_files import SUFFIXES, card_of, exported_files, network_of  # noqa: F401
+from helpers.exported_files import SUFFIXES, card_of, exported_files, network_of  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import export as export_module
-from callbacks import Describe
-from card import ModelCard
-from checkpoints import read_checkpoint
-from errors import UserError
-from export import CHECKED, FORMATS, TRACED, WRITERS, AdaptivePool, compare, export, main, with_exportable_pools
-from exported import load_exported, read_card
-from model import build_model, build_network
+from segrecipes.checkpoints import export as export_module
+from segrecipes.training.callbacks.describe import Describe
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.base.errors import UserError
+from segrecipes.checkpoints.export import CHECKED, WRITERS, compare, export, main
+from segrecipes.checkpoints.formats.table import FORMATS
+from segrecipes.checkpoints.formats.function import TRACED
+from segrecipes.checkpoints.formats.onnx import AdaptivePool, with_exportable_pools
+from segrecipes.checkpoints.exported import load_exported
+from segrecipes.checkpoints.formats.table import read_card
+from segrecipes.training.tasks.segmentation import build_model
+from segrecipes.models.network import build_network
 
 ROOT = Path(__file__).parents[1]
 

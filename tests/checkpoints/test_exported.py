@@ -10,11 +10,12 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from exported_files import SUFFIXES, card_of, exported_files, network_of  # noqa: F401
+from helpers.exported_files import SUFFIXES, card_of, exported_files, network_of  # noqa: F401
 
-from errors import MissingPathError, UserError
-from export import export
-from exported import load_exported, read_card
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.checkpoints.export import export
+from segrecipes.checkpoints.exported import load_exported
+from segrecipes.checkpoints.formats.table import read_card
 
 
 def broken(path: Path, content: bytes, cut: int | None) -> Path:

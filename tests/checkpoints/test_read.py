@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import CARD, FILES, SMALL, assert_equal, composer_state, logits, named, network_of, saved
+from helpers.checkpoint_files import CARD, FILES, SMALL, assert_equal, composer_state, logits, named, network_of, saved
 from safetensors.torch import save_file
 from torch import Tensor
 
-import main as main_module
-from checkpoints import Checkpoint, load_weights, read_checkpoint
-from config import load_config
-from errors import MissingPathError, UserError
-from model import build_network
-from unpickling import check_safe
+from segrecipes.training import run as main_module
+from segrecipes.checkpoints.read import Checkpoint, read_checkpoint
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.config.merge import load_config
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.models.network import build_network
+from segrecipes.base.pickles import check_safe
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import config as config_module
-from config import COMPILE_OPTIONS, Config, check_batch_sizes, describe, load_config
-from errors import MissingPathError, UserError
+from segrecipes.config import schema as config_module
+from segrecipes.config.check import COMPILE_OPTIONS, check_batch_sizes
+from segrecipes.config.schema import Config
+from segrecipes.config.describe import describe
+from segrecipes.config.merge import load_config
+from segrecipes.base.errors import MissingPathError, UserError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {'null': None, 'mild': 25, 'medium': 90, 'hot': 240}  # and their epochs

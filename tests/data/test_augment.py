@@ -9,18 +9,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from layouts import IGNORE_LABEL
-from transforms import (
-    IMAGENET_CHANNEL_MEAN,
-    DeviceTransform,
-    EvalTransform,
-    Geometry,
-    TrainTransform,
-    fill_padding,
-    mean_labelled,
-    sample_rng,
-    warp,
-)
+from segrecipes.datasets.row import IGNORED
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, DeviceTransform
+from segrecipes.data.batch import mean_labelled
+from segrecipes.data.augment import EvalTransform, Geometry, TrainTransform, fill_padding, sample_rng, warp
 
 MEAN_COLOUR = (124, 116, 104)  # 255 · (0.485, 0.456, 0.406), rounded
 PLAIN = partial(TrainTransform, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
@@ -213,7 +205,7 @@ def test_image_and_mask_stay_aligned(seed, keep_ratio) -> None:
     height, width = (int(n) for n in rng.integers(80, 260, 2))
     mask = patchy_mask(height, width, seed)
     image, mask = PLAIN(96, 80, keep_ratio=keep_ratio)(colour_of(mask), mask, rng)
-    inside = mask != IGNORE_LABEL
+    inside = mask != IGNORED
     assert inside.mean() > 0.2
     assert (image[~inside] == MEAN_COLOUR).all()
     kernel = np.ones((5, 5), np.uint8)

@@ -14,11 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from data import CheckedDataLoader, EpochSampler, build_ade20k_dataspec, build_dataspec
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, find_pairs
-from samples import DataError, decode_mask
-from transforms import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD, EvalTransform, TrainTransform, sample_rng
+from segrecipes.data.loader import CheckedDataLoader, EpochSampler, build_dataspec
+from segrecipes.upstream import build_ade20k_dataspec
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.decode import DataError, decode_mask
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from segrecipes.data.augment import EvalTransform, TrainTransform, sample_rng
 
 TRAIN = TrainTransform(base_size=48, final_size=32)
 EVAL = EvalTransform(final_size=32)
@@ -207,7 +210,7 @@ def test_resumed_samples_count_over_all_ranks(synthetic_folder: Path, rank: int,
 def test_a_sample_is_its_file_transformed_with_its_own_generator(synthetic_folder: Path):
     """Against the plain steps, written out."""
     samples = epoch_of(spec_of(synthetic_folder, shuffle=False), 6)
-    pairs = find_pairs(synthetic_folder, 'train', LAYOUTS['synthetic'])
+    pairs = find_pairs(synthetic_folder, 'train', DATASETS['synthetic'])
     for (uid, image_file, mask_file), (image_bytes, mask_bytes) in zip(pairs, samples, strict=True):
         with Image.open(image_file) as image, Image.open(mask_file) as mask:
             wanted = TRAIN(np.array(image), np.array(mask), sample_rng(17, 6, uid))

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import scenes
-import synthetic
-from errors import UserError
-from layouts import LAYOUTS, find_pairs
-from scenes import LAYOUT, draw_scene
-from synthetic import write_dataset
+from segrecipes.datasets.synthetic import scenes
+from segrecipes.datasets.synthetic import write as synthetic
+from segrecipes.base.errors import UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
+from segrecipes.datasets.synthetic.scenes import LAYOUT, draw_scene
+from segrecipes.datasets.synthetic.write import write_dataset
 
-NUM_CLASSES = len(LAYOUTS['synthetic'].classes)
+NUM_CLASSES = len(DATASETS['synthetic'].classes)
 Scene = tuple[np.ndarray, np.ndarray]
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gallery import GROUPS, LONG_SIDE, Gallery, indexed_png
-from layouts import palette
-from pictures import colorize, save_grid, save_predictions, side_by_side
+from segrecipes.evaluation.gallery import GROUPS, LONG_SIDE, Gallery
+from segrecipes.base.palette import indexed_png
+from segrecipes.base.palette import palette
+from segrecipes.base.palette import colorize
+from segrecipes.evaluation.pictures import save_grid, save_predictions, side_by_side
 
 NUM_CLASSES = 4
 Seen = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # uid, image, truth, prediction

@@ -6,8 +6,8 @@ from composer.metrics import CrossEntropy as ComposersCrossEntropy
 from composer.metrics import MIoU as ComposersMIoU
 from torch import Tensor
 
-import losses
-from metrics import CrossEntropy, MIoU, Scored, argmax, image_scores, iou_from_confusion, score, score_predictions
+from segrecipes.models.losses import sliced as losses
+from segrecipes.evaluation.metrics import CrossEntropy, MIoU, Scored, argmax, image_scores, iou_from_confusion, score, score_predictions
 
 
 def batches(count: int = 3, classes: int = 5) -> list[tuple[Tensor, Tensor]]:

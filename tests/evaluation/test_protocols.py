@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import protocols
-from errors import UserError
-from mmcv_ops import ensure_ops
-from protocols import PROTOCOLS, Network, Protocol, get_protocol, tiles, windows
+from segrecipes.evaluation import protocols
+from segrecipes.base.errors import UserError
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.evaluation.views import Network, tiles, windows
+from segrecipes.evaluation.protocols import Protocol
 
 ensure_ops()
 

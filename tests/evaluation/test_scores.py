@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from layouts import get_layout, palette
-from metrics import MIoU, confusion_matrix, score_predictions
-from mmcv_ops import ensure_ops
-from scores import Scores, comparison
+from segrecipes.datasets.table import get_dataset
+from segrecipes.base.palette import palette
+from segrecipes.evaluation.metrics import MIoU, confusion_matrix, score_predictions
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.evaluation.scores import Scores, comparison
 
 ensure_ops()
 
@@ -329,7 +330,7 @@ def test_table_of_evaluations() -> None:
 
 
 def test_150_class_names_fit_their_rows() -> None:
-    names = get_layout('ade20k').classes
+    names = get_dataset('ade20k').classes
     scores = Scores(np.eye(150, dtype=np.int64), names, 1, 'ade20k-ss')
     assert [row[0] for row in csv.reader(io.StringIO(scores.to_csv()))][1:151] == list(names)
     assert [entry['name'] for entry in scores.to_dict()['classes']] == list(names)

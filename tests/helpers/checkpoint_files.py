@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from card import ModelCard
-from mmcv_ops import ensure_ops
-from model import build_network
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.models.network import build_network
 
 CARD = ModelCard('pspnet', 5, 'resnet18', head_channels=8, class_names=('a', 'b', 'c', 'd', 'e'), dataset='mine')
 SMALL = {'backbone.conv1.weight': torch.arange(6.0).view(2, 3), 'classifier.conv_seg.bias': torch.ones(300)}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthwise import depthwise_conv2d
+from segrecipes.models.layers.depthwise import depthwise_conv2d
 
 
 class Case(NamedTuple):

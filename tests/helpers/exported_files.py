@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from card import ModelCard
-from export import export
-from model import SegmentationNetwork, build_network
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.checkpoints.export import export
+from segrecipes.models.network import SegmentationNetwork, build_network
 
 SUFFIXES = {'onnx': '.onnx', 'torch.export': '.pt2', 'safetensors': '.safetensors'}
 

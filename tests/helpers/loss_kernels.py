@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from losses import SlicedLoss
+from segrecipes.models.losses.sliced import SlicedLoss
 
 
 class Case(NamedTuple):
@@ -90,7 +90,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def fused(case: Case, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    from fused_loss import FusedLoss
+    from segrecipes.models.losses.fused import FusedLoss
 
     return evaluate(FusedLoss, case, logits, labels)
 

@@ -133,7 +133,7 @@ def refusing(collective: Any) -> Any:
 @contextmanager
 def pretended_gpu() -> Iterator[list[Read]]:
     """main.py finds a GPU; the reads of its tensors, in the order in which they happen."""
-    import main
+    from segrecipes.training import run as main
 
     reads.clear()
     collectives = {name: refusing(getattr(torch.distributed, name)) for name in COLLECTIVES}
@@ -147,8 +147,8 @@ def pretended_gpu() -> Iterator[list[Read]]:
 
 if __name__ == '__main__':
     sys.path.insert(0, str(ROOT))
-    import main
-    from config import load_config
+    from segrecipes.training import run as main
+    from segrecipes.config.merge import load_config
 
     recipes, folder, *argv = sys.argv[1:]
     for recipe in recipes.split(','):

@@ -21,9 +21,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-import export
-import predict
-from predict import ModelCard, Predictor, UserError, ade20k_ms, ade20k_ss, build_network, main, read_image, slide
+from segrecipes.checkpoints import export
+from segrecipes.inference import predictor as predict
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.inference.predictor import Predictor, main, read_image
+from segrecipes.base.errors import UserError
+from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, slide
+from segrecipes.models.network import build_network
 
 ROOT = Path(__file__).parents[1]
 NAMES = ('sky', 'Gebäude', 'a "boat"', 'tree', 'water', 'road')

@@ -8,12 +8,14 @@ from pickle import UnpicklingError
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, randomised, saved
+from helpers.checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, randomised, saved
 from torch import Tensor, nn
 
-from backbones import BACKBONES, TORCHVISION, build_backbone
-from errors import UserError
-from model import SegmentationNetwork, build_model, build_network
+from segrecipes.models.backbones.table import BACKBONES, build_backbone
+from segrecipes.models.backbones.table import TORCHVISION
+from segrecipes.base.errors import UserError
+from segrecipes.models.network import SegmentationNetwork, build_network
+from segrecipes.training.tasks.segmentation import build_model
 
 ROOT = Path(__file__).parents[1]
 DEEP = ['resnetv1c18', 'resnetv1c50', 'resnetv1c101']

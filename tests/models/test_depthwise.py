@@ -2,13 +2,13 @@ import copy
 
 import pytest
 import torch
-from depthwise_cases import CASES, errors
+from helpers.depthwise_cases import CASES, errors
 from torch import nn
-from triton_kernels import interpreted, resources
+from helpers.triton_kernels import interpreted, resources
 
-import depthwise
-from depthwise import FastDepthwise, depthwise_conv2d, use_fast_depthwise
-from model import build_network
+from segrecipes.models.layers import depthwise
+from segrecipes.models.layers.depthwise import FastDepthwise, depthwise_conv2d, use_fast_depthwise
+from segrecipes.models.network import build_network
 
 pytest.importorskip('triton')
 
@@ -65,7 +65,7 @@ def test_of_full_size_on_a_gpu(dilation) -> None:
 @pytest.mark.parametrize('name', ['convolve', 'weight'])
 def test_no_register_is_spilled(name, capability, tmp_path) -> None:
     """On A100 and H100, of bfloat16 maps."""
-    import depthwise_kernels
+    from segrecipes.models.layers import depthwise_kernels
 
     maps = dict.fromkeys(('input', 'output', 'grad', 'taps'), '*bf16')
     constants = {**depthwise_kernels.TILE, **({'strip': depthwise_kernels.STRIP} if name == 'weight' else {})}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_kernels import CASES, errors, evaluate, tensors
-from triton_kernels import interpreted, resources
+from helpers.loss_kernels import CASES, errors, evaluate, tensors
+from helpers.triton_kernels import interpreted, resources
 
-from losses import SlicedLoss, loss_by_labels, segmentation_loss
+from segrecipes.models.losses.sliced import SlicedLoss, loss_by_labels, segmentation_loss
 
 pytest.importorskip('triton')
 
@@ -60,7 +60,7 @@ def test_fused_equals_sliced_on_a_gpu(name) -> None:
 @pytest.mark.parametrize('channels_last', [False, True])
 def test_of_full_size_on_a_gpu(channels_last) -> None:
     """Equals the sliced loss, through autocast too, and repeats bit by bit."""
-    from fused_loss import FusedLoss
+    from segrecipes.models.losses.fused import FusedLoss
 
     case = CASES['ADE20K']._replace(small=(128, 128), large=(512, 512), batch=4, memory='')
     logits, labels = tensors(case, 'cuda')
@@ -82,7 +82,7 @@ def test_of_full_size_on_a_gpu(channels_last) -> None:
 
 def compiled(capability: int, dtype: str, mixed: bool, ones: Sequence[str], folder: Path) -> dict[str, dict[str, int]]:
     """What the kernels take with these arguments 1, of which Triton makes constants; classes are ADE20K's."""
-    import fused_loss
+    from segrecipes.models.losses import fused as fused_loss
 
     constants = fused_loss.constants(torch.empty(1, 150, 1, 1), torch.empty(1 + mixed, 1, 1, 1))
     options = {name: constants.pop(name) for name in ('num_warps', 'maxnreg')}

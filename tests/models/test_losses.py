@@ -5,8 +5,8 @@ from composer.loss import DiceLoss, soft_cross_entropy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import losses as losses_module
-from losses import MixedTarget, Slice, cut, segmentation_loss
+from segrecipes.models.losses import sliced as losses_module
+from segrecipes.models.losses.sliced import MixedTarget, Slice, cut, segmentation_loss
 
 SHAPES = [(1, 2, 1, 1), (2, 3, 5, 7), (3, 11, 8, 8), (2, 150, 6, 4)]
 

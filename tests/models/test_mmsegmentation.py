@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, logits, mmseg_config, named, saved
+from helpers.checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, logits, mmseg_config, named, saved
 from torch import Tensor, nn
 
-from card import ModelCard
-from checkpoints import infer_card, load_weights, read_checkpoint
-from errors import UserError
-from layouts import LAYOUTS, palette
-from mmcv_ops import ensure_ops
-from model import build_network
-from unpickling import check_safe
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.checkpoints.zoo import infer_card
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.base.errors import UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.base.palette import palette
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.models.network import build_network
+from segrecipes.base.pickles import check_safe
 
 META = {
     'mmcv': {'CLASSES': ('a', 'b', 'c', 'd', 'e '), 'PALETTE': [[i, 2 * i, 3 * i] for i in range(5)], 'iter': 160000},
@@ -76,7 +79,7 @@ def test_ade20k_is_recognised_by_its_classes() -> None:
     colors = ADE20KDataset.METAINFO['palette']
     card = infer_card(weights, {'CLASSES': ADE20KDataset.METAINFO['classes'], 'PALETTE': colors})
     assert card is not None
-    assert (card.dataset, card.label_offset, card.class_names) == ('ade20k', 1, LAYOUTS['ade20k'].classes)
+    assert (card.dataset, card.label_offset, card.class_names) == ('ade20k', 1, DATASETS['ade20k'].classes)
     assert card.palette == tuple(map(tuple, colors))
 
 

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import build_model
-from pooling import RepeatablePool, average_pool, use_repeatable_pooling
+from segrecipes.training.tasks.segmentation import build_model
+from segrecipes.models.layers.pooling import RepeatablePool, average_pool, use_repeatable_pooling
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (6, 6), (3, 5)])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_folders import (
+from helpers.run_folders import (
     NAMES,
     NASTY,
     RUN_NAME,
@@ -25,14 +25,14 @@ from run_folders import (
     write_scores,
 )
 
-import report
-from errors import UserError
-from gallery import Gallery
-from layouts import palette
-from plots import plain
-from report import main, render, write_report
-from run_folder import read_run
-from scores import Scores
+from segrecipes.reports import page as report
+from segrecipes.base.errors import UserError
+from segrecipes.evaluation.gallery import Gallery
+from segrecipes.base.palette import palette
+from segrecipes.reports.plots import plain
+from segrecipes.reports.page import main, render, write_report
+from segrecipes.reports.run import read_run
+from segrecipes.evaluation.scores import Scores
 
 COLORS = palette(4).tolist()
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_folders import NASTY, RUN_NAME, make_run, write_scores
+from helpers.run_folders import NASTY, RUN_NAME, make_run, write_scores
 
-from report import write_report
+from segrecipes.reports.page import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = (

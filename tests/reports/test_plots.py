@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from run_folders import CONFUSION, NASTY, line, make_run, parsed, traces, write_lines
+from helpers.run_folders import CONFUSION, NASTY, line, make_run, parsed, traces, write_lines
 
-from plots import MOST_POINTS, smoothed, thinned
+from segrecipes.reports.plots import MOST_POINTS, smoothed, thinned
 
 
 @pytest.fixture

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import preview
-from config import Config
-from data import build_dataspec, check_dataloader
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, palette
-from preview import class_indices, overlay, train_transform
-from transforms import TrainTransform
+from segrecipes.reports import preview
+from segrecipes.config.schema import Config
+from segrecipes.data.loader import build_dataspec
+from segrecipes.upstream import check_dataloader
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.base.palette import palette
+from segrecipes.reports.preview import class_indices, overlay, train_transform
+from segrecipes.data.augment import TrainTransform
 
 ROOT = Path(__file__).parents[1]
-CLASSES = LAYOUTS['synthetic'].classes
+CLASSES = DATASETS['synthetic'].classes
 SETTINGS = ('name=synthetic', 'base_size=48', 'final_size=33')
 
 
@@ -137,9 +139,9 @@ def test_arguments_in_any_order(synthetic_folder: Path, shown: dict[str, Any]) -
 
 def test_class_indices() -> None:
     mask = np.array([[0, 1, 2], [8, 254, 255]], np.uint8)
-    found = class_indices(mask, LAYOUTS['synthetic'])
+    found = class_indices(mask, DATASETS['synthetic'])
     assert found.tolist() == [[255, 0, 1], [7, 253, 255]]
-    from_zero = LAYOUTS['synthetic'].__class__(classes=CLASSES, label_offset=0)
+    from_zero = DATASETS['synthetic'].__class__(classes=CLASSES, label_offset=0)
     assert class_indices(mask, from_zero).tolist() == mask.tolist()
 
 
@@ -228,8 +230,8 @@ def test_labels_that_the_dataset_does_not_have(
     synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one's classes could not name them."""
-    few = LAYOUTS['synthetic'].__class__(classes=CLASSES[:2])
-    monkeypatch.setitem(LAYOUTS, 'few', few)
+    few = DATASETS['synthetic'].__class__(classes=CLASSES[:2])
+    monkeypatch.setitem(DATASETS, 'few', few)
     message = refused(str(synthetic_folder), '--show', str(tmp_path / 'grid.png'), 'name=few')
     assert 'is above 2, the largest' in message
     assert list(tmp_path.iterdir()) == []

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import line, make_run, write_lines
+from helpers.run_folders import line, make_run, write_lines
 
-import history
-from errors import MissingPathError, UserError
-from run_folder import HISTORY, read_run
+from segrecipes.training.callbacks import history
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.base.run_files import HISTORY
+from segrecipes.reports.run import read_run
 
 
 @pytest.fixture

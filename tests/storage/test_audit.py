@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit import audit, main
-from convert_mds import convert
-from data import check_dataloader
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, find_pairs
+from segrecipes.storage.audit import audit, main
+from segrecipes.storage.convert import convert
+from segrecipes.upstream import check_dataloader
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
 
-LAYOUT = LAYOUTS['synthetic']
+LAYOUT = DATASETS['synthetic']
 ROOT = Path(__file__).parents[1]
 
 

@@ -15,12 +15,13 @@ from streaming import MDSWriter, StreamingDataset
 from streaming.base.format import reader_from_json
 from streaming.base.hashing import get_hash
 
-import convert_mds
-from convert_mds import convert
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, find_pairs
-from object_store import check_readable, s3_client, split_s3
-from samples import decode_mask
+from segrecipes.storage import convert as convert_mds
+from segrecipes.storage.convert import convert
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
+from segrecipes.base.s3 import check_readable, s3_client, split_s3
+from segrecipes.storage.decode import decode_mask
 
 COUNTS = {'train': 13, 'val': 5}
 SMALL = '12kb'  # a few samples a shard
@@ -58,7 +59,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def files_of(dataset: Path, split: str) -> dict[bytes, tuple[bytes, bytes]]:
-    pairs = find_pairs(dataset, split, LAYOUTS['ade20k'])
+    pairs = find_pairs(dataset, split, DATASETS['ade20k'])
     return {pair.uid.encode(): (pair.image.read_bytes(), pair.mask.read_bytes()) for pair in pairs}
 
 

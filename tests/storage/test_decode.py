@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-import samples
-from samples import DataError, SampleMaker, decode_image, decode_mask, image_size, unfiltered_png
-from transforms import EvalTransform, TrainTransform
+from segrecipes.storage import decode as samples
+from segrecipes.storage.decode import DataError, decode_image, decode_mask, image_size, unfiltered_png
+from segrecipes.data.sample import SampleMaker
+from segrecipes.data.augment import EvalTransform, TrainTransform
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 256, (9, 13), dtype=np.uint8)

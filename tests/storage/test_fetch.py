@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import download_ade20k
-from download_ade20k import Archive, main
+from segrecipes.storage import fetch as download_ade20k
+from segrecipes.storage.fetch import Archive, main
 
 REPO = Path(download_ade20k.__file__).parent
 ROOT = 'ADEChallengeData2016'

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, Layout, find_pairs, get_layout, has_split, palette, split_folders
-from samples import decode_image, decode_mask
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS, get_dataset
+from segrecipes.datasets.row import DatasetRow
+from segrecipes.storage.folders import find_pairs, has_split, split_folder
+from segrecipes.base.palette import palette
+from segrecipes.storage.decode import decode_image, decode_mask
 
-ADE20K = LAYOUTS['ade20k']
+ADE20K = DATASETS['ade20k']
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
 
 
@@ -26,7 +29,7 @@ def dataset(root: Path, *stems: str, split: str = 'training', suffix: str = '.jp
     return touch(root, *(f'annotations/{split}/{stem}.png' for stem in stems))
 
 
-def uids(path: Path, split: str = 'train', layout: Layout = ADE20K) -> list[str]:
+def uids(path: Path, split: str = 'train', layout: DatasetRow = ADE20K) -> list[str]:
     return [pair.uid for pair in find_pairs(path, split, layout)]
 
 
@@ -75,7 +78,7 @@ EXCLUDED = ('00001701', '00003020', '00008455', '00013508')
 
 def test_excluded_images_are_left_out_of_training_only(tmp_path) -> None:
     assert ADE20K.excluded == set(EXCLUDED)
-    assert all(not layout.excluded for name, layout in LAYOUTS.items() if name != 'ade20k')
+    assert all(not layout.excluded for name, layout in DATASETS.items() if name != 'ade20k')
     dataset(tmp_path, *(f'ADE_train_{uid}' for uid in ('00000001', *EXCLUDED)))
     dataset(tmp_path, *(f'ADE_val_{uid}' for uid in EXCLUDED), split='validation')
     assert uids(tmp_path, 'train') == ['00000001']
@@ -141,7 +144,7 @@ def test_has_split(tmp_path) -> None:
 
 def test_an_unknown_split_names_the_known_ones(tmp_path) -> None:
     with pytest.raises(UserError, match=r"split=vall .*Did you mean 'val'\? Legal: train, val\."):
-        split_folders(tmp_path, 'vall', ADE20K)
+        split_folder(tmp_path, 'vall', ADE20K)
 
 
 def test_the_users_home_is_expanded(tmp_path, monkeypatch) -> None:
@@ -151,7 +154,7 @@ def test_the_users_home_is_expanded(tmp_path, monkeypatch) -> None:
 
 
 def test_another_layout_is_one_row(tmp_path) -> None:
-    cityscapes = Layout(
+    cityscapes = DatasetRow(
         classes=('road',),
         root='leftImg8bit',
         images='{split}/x',
@@ -169,17 +172,17 @@ def test_another_layout_is_one_row(tmp_path) -> None:
 
 
 def test_get_layout() -> None:
-    assert get_layout('camvid') is LAYOUTS['camvid']
+    assert get_dataset('camvid') is DATASETS['camvid']
     with pytest.raises(UserError, match=r"ade20kk .*Did you mean 'ade20k'\? Legal: ade20k, camvid, synthetic\."):
-        get_layout('ade20kk')
+        get_dataset('ade20kk')
 
 
 @pytest.mark.parametrize(('name', 'count'), [('ade20k', 150), ('camvid', 11), ('synthetic', 8)])
 def test_classes(name, count) -> None:
-    classes = LAYOUTS[name].classes
+    classes = DATASETS[name].classes
     assert len(classes) == len(set(classes)) == count
     assert all(c == c.strip() and '\n' not in c and c for c in classes)
-    assert LAYOUTS[name].label_offset == 1
+    assert DATASETS[name].label_offset == 1
 
 
 def test_palette_is_pascals() -> None:
@@ -235,7 +238,7 @@ def test_ade20k_samples(ade20k_samples) -> None:
 
 @pytest.mark.parametrize(('split', 'count'), [('train', 367), ('val', 101)])
 def test_camvid(camvid, split, count) -> None:
-    pairs = find_pairs(camvid, split, LAYOUTS['camvid'])
+    pairs = find_pairs(camvid, split, DATASETS['camvid'])
     assert len(pairs) == count
     labels = set()
     for pair in pairs[:: count // 12]:

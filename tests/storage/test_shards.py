@@ -16,12 +16,13 @@ from streaming import MDSWriter
 from streaming.base.dataset import _ShardState
 from streaming.base.util import clean_stale_shared_memory
 
-from data import build_dataspec
-from errors import MissingPathError, UserError
-from layouts import LAYOUTS, find_pairs
-from samples import DataError
-from streaming_data import MapView, StreamingSegmentation
-from transforms import EvalTransform, TrainTransform
+from segrecipes.data.loader import build_dataspec
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.decode import DataError
+from segrecipes.storage.shards import MapView, StreamingSegmentation
+from segrecipes.data.augment import EvalTransform, TrainTransform
 
 pytestmark = [
     pytest.mark.usefixtures('clean_shared_memory'),
@@ -145,7 +146,7 @@ def test_evaluation_repeats_itself(synthetic_mds: Path, num_workers: int):
 
 def test_shards_of_streamings_own_writer(synthetic_folder: Path, tmp_path: Path):
     """As its ADE20K converter calls it: PIL images opened from files."""
-    pairs = find_pairs(synthetic_folder, 'train', LAYOUTS['synthetic'])
+    pairs = find_pairs(synthetic_folder, 'train', DATASETS['synthetic'])
     columns = {'uid': 'bytes', 'x': 'jpeg', 'y': 'png'}
     with MDSWriter(out=str(tmp_path / 'train'), columns=columns, size_limit=12_000) as writer:
         for uid, image, mask in pairs:

@@ -18,26 +18,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics import Metric
 
-from callbacks import (
-    CALLBACKS,
-    AtFirstBatch,
-    BestCheckpoint,
-    Describe,
-    SeedEachBatch,
-    ShareLabelledCount,
-    ShowResults,
-    StopOnNonFiniteLoss,
-)
-from card import ModelCard
-from checkpoints import read_checkpoint
-from data import collate_views
-from ema import EMA
-from errors import UserError
-from metrics import MIoU, score_predictions
-from protocols import get_protocol
-from registry import REGISTRY
-from scores import Scores
-from transforms import normalize
+from segrecipes.training.callbacks.table import CALLBACKS
+from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
+from segrecipes.training.callbacks.best import BestCheckpoint
+from segrecipes.training.callbacks.describe import Describe
+from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.data.batch import collate_views
+from segrecipes.algorithms.ema import EMA
+from segrecipes.base.errors import UserError
+from segrecipes.evaluation.metrics import MIoU, score_predictions
+from segrecipes.evaluation.table import get_protocol
+from segrecipes.training.registry import REGISTRY
+from segrecipes.evaluation.scores import Scores
+from segrecipes.data.normalize import normalize
 
 NAMES = ('sky', 'ground', 'tree', 'boat')
 

@@ -15,15 +15,18 @@ from composer import Trainer
 from PIL import Image
 from test_main import arguments, launch
 
-import evaluate
-import main as main_module
-from callbacks import ShowResults
-from checkpoints import load_weights, read_checkpoint
-from config import Config, load_config
-from errors import UserError
-from model import SegmentationModel, build_network
-from protocols import PROTOCOLS, get_protocol
-from transforms import DeviceTransform
+from segrecipes.training import evaluate
+from segrecipes.training import run as main_module
+from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.config.schema import Config
+from segrecipes.config.merge import load_config
+from segrecipes.base.errors import UserError
+from segrecipes.training.tasks.segmentation import SegmentationModel
+from segrecipes.models.network import build_network
+from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.data.normalize import DeviceTransform
 
 EMA = ('recipe_name=mild', 'algorithms.ema.half_life=5ba', 'algorithms.ema.update_interval=1ba')
 GRID = 'predictions.png'

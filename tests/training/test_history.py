@@ -13,7 +13,7 @@ from composer.loggers import Logger
 from composer.models import ComposerClassifier
 from torch.utils.data import DataLoader, TensorDataset
 
-from history import FILE, History
+from segrecipes.training.callbacks.history import FILE, History
 
 
 def state_at(batch: int, epoch: int = 0, seconds: float = 0, run_name: str = 'first') -> Any:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from composer.core import Callback
-from pretend_gpu import OnDevice, Read, on_device, pretended_gpu
+from helpers.pretend_gpu import OnDevice, Read, on_device, pretended_gpu
 from test_main import arguments, assert_same_weights, evaluations, launch
 
-import main as main_module
-from config import load_config
-from device import copied_ahead, full_float32
-from errors import UserError
-from losses import segmentation_loss
-from metrics import score
+from segrecipes.training import run as main_module
+from segrecipes.config.merge import load_config
+from segrecipes.base.device import copied_ahead, full_float32
+from segrecipes.base.errors import UserError
+from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.evaluation.metrics import score
 
 RECIPES = ('null', 'mild', 'medium', 'hot')
 ON_GPU = ('precision=fp32', 'device_train_microbatch_size=2', 'max_duration=3ba')

@@ -14,12 +14,12 @@ from composer.loggers import InMemoryLogger, LoggerDestination, ProgressBarLogge
 from composer.optim import ConstantScheduler, CosineAnnealingScheduler, DecoupledSGDW, PolynomialScheduler
 from torch.optim import Optimizer
 
-import mixup
-import optimizers
-import registry
-from callbacks import ShowResults
-from config import load_config
-from errors import UserError
+from segrecipes.algorithms import mixup
+from segrecipes.algorithms import sgdw as optimizers
+from segrecipes.training import registry
+from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.config.merge import load_config
+from segrecipes.base.errors import UserError
 
 
 def public_classes(module: Any, base: type) -> list[type]:

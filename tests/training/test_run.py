@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-import main as main_module
-from config import load_config
-from errors import UserError
-from evaluate import shown_results
-from layouts import LAYOUTS, find_pairs
-from scores import Scores
+from segrecipes.training import run as main_module
+from segrecipes.config.merge import load_config
+from segrecipes.base.errors import UserError
+from segrecipes.training.evaluate import shown_results
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.folders import find_pairs
+from segrecipes.evaluation.scores import Scores
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -350,7 +351,7 @@ def own_folder(synthetic_folder: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize('fault', ['empty', 'no mask', 'sizes', 'damaged image', 'damaged mask'])
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_bad_files(fault: str, num_workers: int, own_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    pairs = find_pairs(own_folder, 'train', LAYOUTS['synthetic'])
+    pairs = find_pairs(own_folder, 'train', DATASETS['synthetic'])
     uid, image, mask = pairs[3]
     expected = {
         'empty': ['no image in', str(image.parent)],

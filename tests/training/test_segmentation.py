@@ -18,22 +18,18 @@ from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torchvision.models._api import WeightsEnum
 
-from backbones import BACKBONES, TORCHVISION, build_backbone
-from errors import MissingPathError, UserError
-from losses import segmentation_loss
-from metrics import score_predictions
-from mixup import MixUp
-from model import (
-    ARCHITECTURES,
-    SegmentationModel,
-    build_model,
-    build_network,
-    for_inference,
-    published_init,
-    unwrapped,
-    upsample,
-)
-from protocols import PROTOCOLS, get_protocol
+from segrecipes.models.backbones.table import BACKBONES, build_backbone
+from segrecipes.models.backbones.table import TORCHVISION
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.evaluation.metrics import score_predictions
+from segrecipes.algorithms.mixup import MixUp
+from segrecipes.models.architectures import ARCHITECTURES
+from segrecipes.training.tasks.segmentation import SegmentationModel, build_model
+from segrecipes.models.network import build_network, for_inference, upsample
+from segrecipes.models.heads import published_init
+from segrecipes.training.strategy import unwrapped
+from segrecipes.evaluation.table import PROTOCOLS, get_protocol
 
 CLASSES = 5
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
