@@ -15,7 +15,7 @@ PYTHON ?= $(shell for c in python3 python3.12 python3.11 python3.10; do \
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
 		found=$$("$(or $(PYTHON),python3)" --version 2>/dev/null); \
 		echo "Python 3.10, 3.11 or 3.12 is needed; found $${found:-none}. Set PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -28,22 +28,23 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 # opencv-python loads libGL, libX11 and glib, which servers lack; the headless build of the same version does not.
 # It goes over the other's files: uninstalling opencv-python first would leave mmcv without a dependency it declares.
 	@$(INSTALL) --force-reinstall --no-deps $$(sed -n 's/^opencv-python==/opencv-python-headless==/p' requirements.txt)
+	@$(INSTALL) --no-deps -e .
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python synthetic.py --path demo/data
-	test -d demo/mds/val || $(BIN)/python convert_mds.py demo/data --out demo/mds --name synthetic --overwrite
+	$(BIN)/segrecipes synthesize --path demo/data
+	test -d demo/mds/val || $(BIN)/segrecipes convert demo/data --out demo/mds --name synthetic --overwrite
 	$(IN_VENV) composer main.py yamls/demo.yaml recipe_name=mild
-	$(BIN)/python report.py demo/run
+	$(BIN)/segrecipes report demo/run
 	@echo
 	@echo 'Open demo/run/report.html: how good the network is, and where it fails. The network is demo/run/best-rank0.pt.'
 	@echo 'Next: use it, train with another recipe, or on your own data, as the README has it:'
 	@echo '  export PATH=$$PWD/.venv/bin:$$PATH'
-	@echo '  python predict.py demo/run/best-rank0.pt demo/data/ADEChallengeData2016/images/validation --out demo/predictions'
+	@echo '  segrecipes predict demo/run/best-rank0.pt demo/data/ADEChallengeData2016/images/validation --out demo/predictions'
 	@echo '  composer main.py yamls/demo.yaml recipe_name=medium'
 
 test: $(STAMP)
-	$(IN_VENV) python -m pytest $(ARGS)
+	$(IN_VENV) python -m pytest -n auto --dist loadfile $(ARGS)
 
 # For a GPU nothing is installed: the first Python here that has these packages runs, PYTHON first.
 HAS := import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))
@@ -53,11 +54,12 @@ none_with = { echo 'No Python with $(1) found. Set PYTHON=/path/to/python' >&2; 
 
 test-gpu:
 	@python='$(call python_with,torch pytest)'; test "$$python" || $(call none_with,torch and pytest); \
-		"$$python" -m pytest -m gpu $(ARGS) $$(grep -l 'mark\.gpu' tests/test_*.py)
+		"$$python" -m pytest -m gpu $(ARGS) $$(grep -rl 'mark\.gpu' tests --include='test_*.py')
 
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(IN_VENV) lint-imports
 	$(IN_VENV) pyright
 
 # Each appends its record to benchmarks/records; the table is made from the last ones.
