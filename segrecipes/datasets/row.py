@@ -103,6 +103,14 @@ def uid_of(row: DatasetRow, name: str) -> str:
     return found[1]
 
 
+def mask_of(row: DatasetRow, name: str) -> str:
+    """The path of an image's mask, by that of the image; both below the dataset's folder."""
+    mask, count = re.subn(*row.mask, name)
+    if not count:  # the image itself would be taken for its mask
+        raise UserError(f'{name}: no mask for this path by {row.mask[0]}')
+    return mask
+
+
 def ranges(numbers: list[int]) -> str:
     """``0…150, 255`` of sorted numbers."""
     starts = [number for number in numbers if number - 1 not in numbers]

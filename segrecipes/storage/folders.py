@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from segrecipes.base.errors import MissingPathError, UserError, choice
 from segrecipes.base.files import IMAGE_SUFFIXES
-from segrecipes.datasets.row import DatasetRow, Split, uid_of
+from segrecipes.datasets.row import DatasetRow, Split, mask_of, uid_of
 from segrecipes.storage.decode import decode_image, decode_mask
 
 # (image, mask, uid, epoch) → what a dataloader's worker hands on
@@ -42,7 +42,7 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
         image, uid = root / name, uid_of(row, name)
         if uid in row.excluded.get(split, ()) or not row.in_share(name, uid, row.splits[split].share):
             continue
-        mask = root / re.sub(*row.mask, name)
+        mask = root / mask_of(row, name)
         if not mask.parent.is_dir():
             raise _no_folder(mask.parent, path, split)
         found = mask_in(mask.parent).get(_key(mask))
@@ -98,10 +98,7 @@ def _names(root: Path, row: DatasetRow, split: Split) -> list[str]:
     """Paths below ``root`` of the images of a split."""
     names = sorted(path.relative_to(root).as_posix() for path in root.glob(split.images))
     if split.listed is not None:
-        if not (root / split.listed).is_file():
-            raise MissingPathError(f'list of images does not exist: {root / split.listed}')
-        listed = {line.strip() for line in (root / split.listed).read_text().splitlines() if line.strip()}
-        names = [name for name in names if listed & {name, Path(name).name, Path(name).stem}]
+        names = _listed(root / split.listed, names)
     return [
         name
         for name in names
@@ -109,6 +106,21 @@ def _names(root: Path, row: DatasetRow, split: Split) -> list[str]:
         and not name.rpartition('/')[2].startswith('.')
         and not (row.skipped and re.search(row.skipped, name))
     ]
+
+
+def _listed(file: Path, names: list[str]) -> list[str]:
+    """Those that a line of the file names, with or without folder and suffix.
+
+    Raises:
+        MissingPathError: no such file, or an image that it names is missing.
+    """
+    if not file.is_file():
+        raise MissingPathError(f'list of images does not exist: {file}')
+    listed = {line.strip() for line in file.read_text().splitlines() if line.strip()}
+    called = {name: {name, Path(name).name, Path(name).stem, str(Path(name).with_suffix(''))} for name in names}
+    if absent := listed.difference(*called.values()):
+        raise MissingPathError(f'{file} names an image that does not exist: {min(absent)}')
+    return [name for name in names if listed & called[name]]
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -9,12 +9,13 @@ from PIL import Image
 from segrecipes.datasets.synthetic import scenes
 from segrecipes.datasets.synthetic import write as synthetic
 from segrecipes.base.errors import UserError
-from segrecipes.datasets.table import DATASETS
+from segrecipes.commands.cli import run
 from segrecipes.storage.folders import find_pairs
-from segrecipes.datasets.synthetic.scenes import LAYOUT, draw_scene
+from segrecipes.datasets.synthetic.row import ROW
+from segrecipes.datasets.synthetic.scenes import draw_scene
 from segrecipes.datasets.synthetic.write import write_dataset
 
-NUM_CLASSES = len(DATASETS['synthetic'].classes)
+NUM_CLASSES = len(ROW.classes)
 Scene = tuple[np.ndarray, np.ndarray]
 
 
@@ -52,7 +53,7 @@ def test_files_and_pairs(tmp_path: Path) -> None:
     }
     assert sorted(path.name for path in (tmp_path / 'data').iterdir()) == [root.name]  # no scratch folder
     for index, (split, count) in enumerate((('train', 3), ('val', 2))):
-        pairs = find_pairs(tmp_path / 'data', split, LAYOUT)
+        pairs = find_pairs(tmp_path / 'data', split, ROW)
         assert [pair.uid for pair in pairs] == [f'{i + 1:08d}' for i in range(count)]
         for i, pair in enumerate(pairs):
             drawn_image, drawn_labels = draw_scene(np.random.default_rng((0, index, i)), 48)
@@ -130,7 +131,7 @@ def test_a_lone_ball_is_labelled_where_it_is_painted() -> None:
 
 
 def test_things_are_at_least_8_pixels_across() -> None:
-    names = [name for name in LAYOUT.classes if name not in ('sky', 'ground')]
+    names = [name for name in ROW.classes if name not in ('sky', 'ground')]
     for name in names:
         for seed in range(20):
             canvas = scenes.Canvas(np.random.default_rng(seed), 200, 200)
@@ -189,7 +190,7 @@ def test_unrelated_files_beside_it_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / 'ADEChallengeData2016').mkdir()
     write(tmp_path)
     assert (tmp_path / 'notes.txt').read_text() == 'mine'
-    assert len(find_pairs(tmp_path, 'train', LAYOUT)) == 3
+    assert len(find_pairs(tmp_path, 'train', ROW)) == 3
 
 
 @pytest.mark.parametrize('failure', [OSError('disk full'), KeyboardInterrupt()])
@@ -210,7 +211,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert drawn == 3
     assert list(tmp_path.iterdir()) == []
     write(tmp_path)
-    assert len(find_pairs(tmp_path, 'train', LAYOUT)) == 3
+    assert len(find_pairs(tmp_path, 'train', ROW)) == 3
 
 
 @pytest.mark.parametrize('name, value', [('num_train', 0), ('num_val', 0), ('size', 47), ('seed', -1)])
@@ -228,10 +229,10 @@ def test_path_that_is_a_file(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = f'--path {tmp_path} --num-train 2 --num-val 1 --size 48 --seed 3'.split()
-    synthetic.main(arguments)
+    run('synthesize', arguments)
     marker = tmp_path / 'ADEChallengeData2016' / 'synthetic.json'
     assert json.loads(marker.read_text()) == {'num_train': 2, 'num_val': 1, 'size': 48, 'seed': 3}
     with pytest.raises(SystemExit) as stop:
-        synthetic.main([*arguments[:-1], '4'])
+        run('synthesize', [*arguments[:-1], '4'])
     assert stop.value.code == 1
     assert 'error: ' in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """A procedural dataset of small landscapes in ADE20K's layout, for the demo and the tests."""
 
 import json
-import re
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segrecipes.base.errors import UserError
-from segrecipes.datasets.row import SPLITS
+from segrecipes.datasets.row import SPLITS, mask_of
 from segrecipes.datasets.synthetic.row import ROW
 from segrecipes.datasets.synthetic.scenes import draw_scene
 
@@ -59,7 +58,7 @@ def write_dataset(
         for split, i in tqdm(scenes, desc='draw scenes', disable=not progress_bar):
             scene = draw_scene(np.random.default_rng((seed, SPLITS.index(split), i)), size)
             image = ROW.splits[split].images.replace('*', f'ADE_{split}_{i + 1:08d}.jpg')
-            for array, name in zip(scene, (image, re.sub(*ROW.mask, image))):
+            for array, name in zip(scene, (image, mask_of(ROW, image))):
                 file = made / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(file, quality=95)
