@@ -99,10 +99,10 @@ def test_path(path: str) -> None:
 
 
 def test_tables_name_what_there_is() -> None:
-    from segrecipes.models.backbones.table import BACKBONES
     from segrecipes.config.schema import available_recipes
-    from segrecipes.models.architectures import ARCHITECTURES
     from segrecipes.evaluation.table import PROTOCOLS
+    from segrecipes.models.architectures import ARCHITECTURES
+    from segrecipes.models.backbones.table import BACKBONES
 
     rows = set(re.findall(r'^\| `([\w-]+)` \|', README, re.MULTILINE))
     assert rows == {*ARCHITECTURES, 'null', *available_recipes(), *PROTOCOLS}

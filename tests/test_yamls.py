@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from segrecipes.config import schema as config_module
+from segrecipes.config.check import check_batch_sizes
 from segrecipes.config.merge import load_config
-from segrecipes.datasets.table import get_dataset
+from segrecipes.datasets import table as datasets
 from segrecipes.training.run import check_registered
 
 YAMLS = Path(__file__).parents[1] / 'yamls'
 ROOT = YAMLS.parent
 RECIPES = sorted(YAMLS.glob('recipes/*.yaml'))
-CONFIGS = sorted({*YAMLS.rglob('*.yaml')} - {*RECIPES, YAMLS / 'mcloud_run.yaml'})
+DATASETS = sorted(YAMLS.glob('datasets/*.yaml'))
+CONFIGS = sorted({*YAMLS.glob('*.yaml')} - {YAMLS / 'mcloud_run.yaml'})
 NAMES = ['null', *(file.stem for file in RECIPES)]
 
 
@@ -25,9 +26,10 @@ def ids(value: Any) -> str:
 def test_the_ones_that_are_promised():
     assert {'deeplabv3', 'pspnet', 'upernet', 'demo'} <= {file.stem for file in CONFIGS}
     assert {'mild', 'medium', 'hot'} <= {file.stem for file in RECIPES}
+    assert {file.stem for file in DATASETS} == {*datasets.DATASETS}
 
 
-@pytest.mark.parametrize('file', CONFIGS + RECIPES, ids=ids)
+@pytest.mark.parametrize('file', CONFIGS + RECIPES + DATASETS, ids=ids)
 def test_starts_with_its_command(file: Path, monkeypatch: pytest.MonkeyPatch):
     first, second, *_ = file.read_text().splitlines()
     command = re.search(r'composer main\.py (.*)', first)
@@ -35,8 +37,8 @@ def test_starts_with_its_command(file: Path, monkeypatch: pytest.MonkeyPatch):
     assert second == '#'
     assert command
     given, *overrides = shlex.split(command[1])
-    if file in RECIPES:
-        assert overrides == [f'recipe_name={file.stem}']
+    if file in RECIPES + DATASETS:
+        assert overrides == [f'{"recipe_name" if file in RECIPES else "dataset"}={file.stem}']
     else:
         assert ROOT / given == file
     monkeypatch.chdir(ROOT)
@@ -50,14 +52,27 @@ def test_loads_with_every_recipe(file: Path, recipe: str):
     config, sources = load_config([str(file), f'recipe_name={recipe}'])
     check_registered(config)
     for workers in (1, 2, 4, 8):
-        config_module.check_batch_sizes(config, workers)
+        check_batch_sizes(config, workers)
     train, evaluation = config.train_dataset, config.eval_dataset
-    assert len(get_dataset(train.name).classes) == config.model.num_classes
+    assert len(datasets.get_dataset(train.name).classes) == config.model.num_classes
     assert (train.name, train.path, train.is_streaming) == (evaluation.name, evaluation.path, evaluation.is_streaming)
     assert train.final_size <= evaluation.final_size
     assert train.ignore_background == evaluation.ignore_background
     if recipe != 'null':
         assert any(source.endswith(f'recipes/{recipe}.yaml') for source in sources.values())
+
+
+@pytest.mark.parametrize('name', [file.stem for file in DATASETS])
+def test_a_dataset_stands_under_the_yaml(name: str):
+    config, sources = load_config([str(YAMLS / 'deeplabv3.yaml'), f'dataset={name}', 'model.backbone_weights=null'])
+    row = datasets.get_dataset(name)
+    assert config.train_dataset.name == config.eval_dataset.name == name
+    assert config.model.num_classes == len(row.classes)
+    assert config.train_dataset.path == config.eval_dataset.path
+    assert config.train_dataset.final_size <= config.eval_dataset.final_size
+    assert sources['train_dataset.path'].endswith(f'datasets/{name}.yaml')
+    assert sources['eval_dataset.path'] == 'train_dataset.path'
+    assert config.max_duration == '128ep'  # the yaml's
 
 
 @pytest.mark.parametrize('file', [file for file in CONFIGS if file.stem != 'demo'], ids=ids)

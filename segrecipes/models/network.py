@@ -65,7 +65,8 @@ def with_decode_head(
     head: Head, spec: NetworkSpec, backbone_weights: str | None, auxiliary: bool
 ) -> SegmentationNetwork:
     """A backbone and a decode head of mmsegmentation: the builder of most rows."""
-    output_stride = spec.output_stride or ARCHITECTURES[spec.architecture].output_stride
+    usual = ARCHITECTURES[spec.architecture].output_stride
+    output_stride = usual if spec.output_stride is None else spec.output_stride
     backbone: Any = BACKBONES[spec.backbone_arch](output_stride)
     if has_weights(backbone_weights):
         load_backbone_weights(backbone, spec.backbone_arch, str(backbone_weights))

@@ -1,6 +1,6 @@
 """A GPU played by the CPU: it computes as the CPU does, and refuses and records what a GPU would refuse or wait for.
 
-    composer -n 2 tests/pretend_gpu.py null,mild FOLDER yamls/deeplabv3.yaml …
+    composer -n 2 tests/helpers/pretend_gpu.py null,mild FOLDER yamls/deeplabv3.yaml …
 
 trains those recipes one after the other, into folders of their names, as if each rank had a GPU.
 
@@ -20,7 +20,8 @@ from composer.devices import DeviceGPU
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / 'segrecipes'
 TORCH = str(Path(torch.__file__).parent)
 READS = {
     getattr(torch.Tensor, name): name.strip('_')
@@ -85,7 +86,7 @@ def where(what: str) -> Read:
         assert frame.f_back is not None
         frame = frame.f_back
     path = Path(frame.f_code.co_filename)
-    file = path.relative_to(ROOT) if path.parent == ROOT else Path(*path.parts[-3:])
+    file = path.relative_to(ROOT) if path.is_relative_to(PACKAGE) else Path(*path.parts[-3:])
     return Read(str(file), frame.f_code.co_name, what)
 
 

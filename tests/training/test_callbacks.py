@@ -18,22 +18,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics import Metric
 
-from segrecipes.training.callbacks.table import CALLBACKS
-from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
-from segrecipes.training.callbacks.best import BestCheckpoint
-from segrecipes.training.callbacks.describe import Describe
-from segrecipes.training.callbacks.results import ShowResults
-from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.algorithms.ema import EMA
+from segrecipes.base.errors import UserError
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.read import read_checkpoint
 from segrecipes.data.batch import collate_views
-from segrecipes.algorithms.ema import EMA
-from segrecipes.base.errors import UserError
-from segrecipes.evaluation.metrics import MIoU, score_predictions
-from segrecipes.evaluation.table import get_protocol
-from segrecipes.training.registry import REGISTRY
-from segrecipes.evaluation.scores import Scores
 from segrecipes.data.normalize import normalize
+from segrecipes.evaluation.metrics import MIoU, score_predictions
+from segrecipes.evaluation.scores import Scores
+from segrecipes.evaluation.table import get_protocol
+from segrecipes.models.spec import NetworkSpec
+from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
+from segrecipes.training.callbacks.best import BestCheckpoint
+from segrecipes.training.callbacks.describe import Describe
+from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.training.callbacks.table import CALLBACKS
+from segrecipes.training.registry import REGISTRY
+from segrecipes.training.strategy import STRATEGIES
 
 NAMES = ('sky', 'ground', 'tree', 'boat')
 
@@ -122,13 +124,15 @@ def test_draws_depend_on_seed_rank_and_batch(monkeypatch: pytest.MonkeyPatch):
 
 def test_labelled_pixels_are_averaged_over_the_ranks(monkeypatch: pytest.MonkeyPatch):
     """Here three labelled pixels an image; on the other rank six."""
-    monkeypatch.setattr('callbacks.dist.get_world_size', lambda: 2)
-    monkeypatch.setattr('callbacks.dist.all_reduce', lambda mean: mean.add_(6))
+    monkeypatch.setattr('composer.utils.dist.get_world_size', lambda: 2)
+    monkeypatch.setattr('composer.utils.dist.all_reduce', lambda mean: mean.add_(6))
     images, masks, labelled = torch.zeros(2, 3, 1, 6), torch.zeros(2, 1, 6), torch.tensor([3.0, 3.0])
-    state: Any = SimpleNamespace(batch=(images, masks, labelled), device=DeviceCPU())
-    ShareLabelledCount().batch_start(state, None)  # type: ignore[arg-type]
+    uids = ['a', 'b']
+    state: Any = SimpleNamespace(batch=(images, masks, labelled, uids), device=DeviceCPU())
+    ShareLabelledCount(STRATEGIES['ddp']).batch_start(state, None)  # type: ignore[arg-type]
     assert state.batch[0] is images and state.batch[1] is masks
     assert state.batch[2].tolist() == [4.5, 4.5]
+    assert state.batch[3] is uids
     assert labelled.tolist() == [3, 3]
 
 
@@ -144,7 +148,9 @@ def test_what_is_to_be_done_at_the_first_batch_is_done_once():
 
 
 def test_a_checkpoint_has_its_card(tmp_path: Path):
-    card = ModelCard('deeplabv3plus', 4, 'resnet18', head_channels=16, class_names=NAMES, label_offset=0, image_size=32)
+    card = ModelCard(
+        NetworkSpec('deeplabv3plus', 4, 'resnet18', head_channels=16), class_names=NAMES, label_offset=0, image_size=32
+    )
     assert Describe(card).state_dict() == card.to_dict()
     fit(tmp_path, [5], callbacks=[Describe(card)])
     assert read_checkpoint(tmp_path / 'latest-rank0.pt').card == card
@@ -317,7 +323,7 @@ def test_resuming_takes_the_latest_checkpoint_not_the_best(tmp_path: Path):
 
 
 class Scenes(Dataset):
-    """(image, labels, uid): the red channel of each normalised pixel names the class that Given predicts there."""
+    """(image, labels, count, uid): the red channel of each normalised pixel names the class that Given predicts there."""
 
     def __init__(self, truths: np.ndarray, predictions: np.ndarray, named: bool = True):
         self.truths, self.named = torch.from_numpy(truths), named
@@ -332,7 +338,7 @@ class Scenes(Dataset):
         return 'the scenes'
 
     def __getitem__(self, index: int) -> Any:
-        return self.images[index], self.truths[index], *([f'{index:04d}'] if self.named else [])
+        return self.images[index], self.truths[index], *([0.0, f'{index:04d}'] if self.named else [])
 
 
 class Given(ComposerModel):

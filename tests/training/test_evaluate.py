@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,37 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from composer import Trainer
+from helpers.runs import arguments, launch, run
 from PIL import Image
-from test_main import arguments, launch
 
-from segrecipes.training import evaluate
-from segrecipes.training import run as main_module
-from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.base.errors import UserError
 from segrecipes.checkpoints.fit import load_weights
 from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.commands.cli import run as run_verb
 from segrecipes.config.schema import Config
-from segrecipes.config.merge import load_config
-from segrecipes.base.errors import UserError
-from segrecipes.training.tasks.segmentation import SegmentationModel
-from segrecipes.models.network import build_network
+from segrecipes.data.normalize import normalize
 from segrecipes.evaluation.table import PROTOCOLS, get_protocol
-from segrecipes.data.normalize import DeviceTransform
+from segrecipes.models.network import build_network
+from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.training.evaluate import shown_results
+from segrecipes.training.folder import results_folder
+from segrecipes.training.tasks.segmentation import SegmentationModel
 
 EMA = ('recipe_name=mild', 'algorithms.ema.half_life=5ba', 'algorithms.ema.update_interval=1ba')
 GRID = 'predictions.png'
 FILES = ['image_scores.csv', 'images', 'images.json', GRID, 'scores.csv', 'scores.json']
 
 
-def run(argv: list[str]) -> Trainer:
-    trainer = main_module.main(*load_config(argv))
-    trainer.close()
-    return trainer
-
-
 def call(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
-    monkeypatch.setattr(sys, 'argv', ['evaluate.py', *argv])
-    evaluate.cli()
+    run_verb('evaluate', argv)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *argv: str) -> str:
@@ -108,7 +99,7 @@ def evaluations(runs: dict[str, Path], synthetic_folder: Path, tmp_path_factory:
     """All protocols of one checkpoint, a folder each, and what was printed."""
     out = tmp_path_factory.mktemp('evaluations')
     checkpoint = runs['mosaic-512sq'] / 'latest-rank0.pt'
-    argv = arguments(synthetic_folder, f'load_path={checkpoint}', 'protocol=all', f'out={out}')
+    argv = arguments(synthetic_folder, f'load_path={checkpoint}', '--protocol', 'all', '--out', str(out))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as stdout:
         call(patch, *argv)
     (out / 'stdout').write_text(stdout.getvalue())
@@ -152,7 +143,7 @@ def test_predictions_are_those_of_the_protocol(
     """Made again image by image, without Trainer and loader, from the file of the weights."""
     checkpoint = read_checkpoint(runs['mosaic-512sq'] / 'latest-rank0.pt')
     assert checkpoint.card is not None
-    network = build_network(**checkpoint.card.network_arguments()).eval().requires_grad_(False)
+    network = build_network(checkpoint.card.network, auxiliary=checkpoint.card.auxiliary).eval().requires_grad_(False)
     images = sorted(synthetic_folder.rglob('validation/*.jpg'))
     masks = sorted(synthetic_folder.rglob('validation/*.png'))
     for name, weights in ((name, weights) for name in PROTOCOLS for weights in ('ema', 'raw')):
@@ -160,9 +151,10 @@ def test_predictions_are_those_of_the_protocol(
         protocol = get_protocol(name, 32)
         confusion = np.zeros((8, 8), int)
         for image_file, mask_file in zip(images, masks):
-            image, mask = np.array(Image.open(image_file)), protocol.target(np.array(Image.open(mask_file)))
+            image, mask = np.array(Image.open(image_file)), np.array(Image.open(mask_file))
+            _, mask = protocol(image, mask, np.random.default_rng())
             views = [torch.from_numpy(view).permute(2, 0, 1)[None] for view in protocol.views(image)]
-            views = [DeviceTransform(1)((view, torch.zeros(1, 1, 1)))[0][0] for view in views]
+            views = [normalize(view)[0] for view in views]
             labels = protocol.labels(network.logits, views, (mask.shape[0], mask.shape[1])).numpy()
             np.add.at(confusion, (mask[mask > 0] - 1, labels[mask > 0]), 1)
         found = np.array(scores(evaluations / name / weights)['confusion'])
@@ -177,8 +169,8 @@ def test_two_ranks_write_the_files_of_one(
     """Byte for byte, from the config that was kept; five images do not divide by two."""
     run_folder = runs['mosaic-512sq']
     process = launch(
-        'composer', '-n', '2', 'evaluate.py', str(run_folder / 'config.yaml'),
-        f'load_path={run_folder}/latest-rank0.pt', 'protocol=all', f'out={tmp_path}',
+        'composer', '-n', '2', '-m', 'segrecipes', 'evaluate', str(run_folder / 'config.yaml'),
+        f'load_path={run_folder}/latest-rank0.pt', '--protocol', 'all', '--out', str(tmp_path),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     one, two = files(evaluations, without='stdout'), files(tmp_path)
@@ -208,7 +200,7 @@ def test_one_protocol_beside_the_checkpoint(
     checkpoint = run_folder / 'latest-rank0.pt'
     call(monkeypatch, str(run_folder / 'config.yaml'), f'load_path={checkpoint}')  # the run's own protocol
     assert sorted(folder.name for folder in run_folder.glob('evaluation-*')) == ['evaluation-ade20k-ss@32']
-    call(monkeypatch, str(run_folder / 'config.yaml'), f'load_path={checkpoint}', 'protocol=slide')
+    call(monkeypatch, str(run_folder / 'config.yaml'), f'load_path={checkpoint}', '--protocol', 'slide')
     assert sorted(folder.name for folder in run_folder.glob('evaluation-*')) == [
         'evaluation-ade20k-ss@32', 'evaluation-slide@32',
     ]  # fmt: skip
@@ -222,7 +214,7 @@ def test_the_stride_of_the_windows(
     runs: dict[str, Path], evaluations: Path, synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = f'load_path={runs["mosaic-512sq"]}/latest-rank0.pt'
-    argv = arguments(synthetic_folder, load, 'protocol=slide', f'out={tmp_path}')
+    argv = arguments(synthetic_folder, load, '--protocol', 'slide', '--out', str(tmp_path))
     call(monkeypatch, *argv, 'eval_dataset.window_stride=21')  # two thirds, the default
     assert files(tmp_path / 'slide', GRID) == files(evaluations / 'slide', GRID)
     call(monkeypatch, *argv, 'eval_dataset.window_stride=9')
@@ -235,7 +227,7 @@ def test_weights_alone_are_the_raw_ones(
     """A state dict of what was evaluated as ema gives the same numbers, under the name raw."""
     checkpoint = read_checkpoint(runs['mosaic-512sq'] / 'latest-rank0.pt')
     torch.save(checkpoint.choose('ema'), tmp_path / 'weights.pt')
-    call(monkeypatch, *arguments(synthetic_folder, f'load_path={tmp_path}/weights.pt', 'protocol=ade20k-ss'))
+    call(monkeypatch, *arguments(synthetic_folder, f'load_path={tmp_path}/weights.pt', '--protocol', 'ade20k-ss'))
     folder = tmp_path / 'evaluation-ade20k-ss@32'
     assert [sub.name for sub in folder.iterdir()] == ['raw']
     assert scores(folder / 'raw')['confusion'] == scores(evaluations / 'ade20k-ss' / 'ema')['confusion']
@@ -247,7 +239,7 @@ def test_main_evaluates_alike(runs: dict[str, Path], evaluations: Path, syntheti
     argv = arguments(synthetic_folder, load, 'is_train=false', 'eval_protocol=ade20k-ss', 'precision=fp32')
     trainer = run([*argv, f'callbacks.show_results.folder={tmp_path}'])
     assert files(tmp_path, GRID) == files(evaluations / 'ade20k-ss', GRID)
-    results = evaluate.shown_results(trainer)
+    results = shown_results(trainer)
     assert isinstance(results, ShowResults)
     assert [found.weights for found in results.evaluations] == ['ema', 'raw']
 
@@ -274,7 +266,7 @@ def test_the_config_of_a_resumable_run_is_evaluated(
     ],
 )
 def test_where_results_go(load_path: str | None, folder: str | None) -> None:
-    assert main_module.results_folder(Config(is_train=False, load_path=load_path), 'slide') == folder
+    assert results_folder(Config(is_train=False, load_path=load_path), 'slide') == folder
 
 
 # In training
@@ -313,7 +305,7 @@ def test_the_last_evaluation_of_training_is_repeated(
     }  # fmt: skip
     assert trained['mean_iou'] == values(runs[protocol], f'metrics/eval/mIoU[{protocol}@32]')[9]
     load = f'load_path={runs[protocol]}/latest-rank0.pt'
-    call(monkeypatch, *arguments(synthetic_folder, load, f'protocol={protocol}', f'out={tmp_path}'))
+    call(monkeypatch, *arguments(synthetic_folder, load, '--protocol', protocol, '--out', str(tmp_path)))
     assert scores(tmp_path / protocol / 'ema') == trained
 
 
@@ -327,7 +319,7 @@ def test_best_is_the_best_of_the_history(
     assert best.resolve().name == f'best-ep{batch // 3}-ba{batch}-rank0.pt'
     assert read_checkpoint(best).batch == batch
     assert len(list(runs[protocol].glob('best-ep*'))) == 1
-    call(monkeypatch, *arguments(synthetic_folder, f'load_path={best}', f'protocol={protocol}', f'out={tmp_path}'))
+    call(monkeypatch, *arguments(synthetic_folder, f'load_path={best}', '--protocol', protocol, '--out', str(tmp_path)))
     assert scores(tmp_path / protocol / 'ema')['mean_iou'] == found[batch]
 
 
@@ -366,7 +358,7 @@ def test_an_image_that_is_not_scored_ends_the_run(
 
     monkeypatch.setattr(SegmentationModel, 'update_metric', forgetful)
     load = f'load_path={runs["mosaic-512sq"]}/latest-rank0.pt'
-    message = refused(monkeypatch, capsys, *arguments(synthetic_folder, load, 'protocol=ade20k-ss'))
+    message = refused(monkeypatch, capsys, *arguments(synthetic_folder, load, '--protocol', 'ade20k-ss'))
     assert message == f'error: 4 of the 5 images of {synthetic_folder} were scored'
     assert not list(runs['mosaic-512sq'].glob('evaluation-*'))
 
@@ -374,7 +366,7 @@ def test_an_image_that_is_not_scored_ends_the_run(
 def test_no_checkpoint(synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     wanted = 'error: load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
     assert refused(monkeypatch, capsys, *arguments(synthetic_folder)) == wanted
-    assert refused(monkeypatch, capsys, *arguments(synthetic_folder, 'protocol=all')) == wanted
+    assert refused(monkeypatch, capsys, *arguments(synthetic_folder, '--protocol', 'all')) == wanted
     assert (
         refused(monkeypatch, capsys) == 'error: the first argument must be a yaml config, such as yamls/deeplabv3.yaml'
     )
@@ -393,7 +385,7 @@ def test_an_unknown_protocol(
     runs: dict[str, Path], synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     load = f'load_path={runs["mosaic-512sq"]}/latest-rank0.pt'
-    message = refused(monkeypatch, capsys, *arguments(synthetic_folder, load, 'protocol=ade20k'))
+    message = refused(monkeypatch, capsys, *arguments(synthetic_folder, load, '--protocol', 'ade20k'))
     assert re.match(r"error: (eval_)?protocol=ade20k is not known\. Did you mean 'ade20k-..'\? Legal: ", message)
     assert all(name in message for name in PROTOCOLS)
 
@@ -416,7 +408,7 @@ def test_a_checkpoint_of_another_network(
     capsys: pytest.CaptureFixture,
 ) -> None:
     checkpoint = runs['mosaic-512sq'] / 'latest-rank0.pt'
-    argv = arguments(synthetic_folder, f'load_path={checkpoint}', f'out={tmp_path}', change)
+    argv = arguments(synthetic_folder, f'load_path={checkpoint}', '--out', str(tmp_path), change)
     message = refused(monkeypatch, capsys, *argv)
     assert re.match(f'error: (load_path=)?{checkpoint} does not fit the network: ', message)
     assert message.endswith('Check model.architecture, model.backbone_arch and model.num_classes.')

@@ -13,7 +13,8 @@ from composer.loggers import Logger
 from composer.models import ComposerClassifier
 from torch.utils.data import DataLoader, TensorDataset
 
-from segrecipes.training.callbacks.history import FILE, History
+from segrecipes.base.run_files import HISTORY
+from segrecipes.training.callbacks.history import History
 
 
 def state_at(batch: int, epoch: int = 0, seconds: float = 0, run_name: str = 'first') -> Any:
@@ -31,7 +32,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     def refuse(name: str) -> None:
         pytest.fail(f'{name} is no JSON')
 
-    return [json.loads(line, parse_constant=refuse) for line in (folder / FILE).read_text().splitlines()]
+    return [json.loads(line, parse_constant=refuse) for line in (folder / HISTORY).read_text().splitlines()]
 
 
 def start(folder: Path | str, batch: int = 0) -> History:
@@ -74,11 +75,11 @@ def test_what_is_not_finite_is_null(lost: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_before_the_first_batch(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('of a run before\n')
+    (tmp_path / HISTORY).write_text('of a run before\n')
     history = start(tmp_path)
     history.log_metrics({'mIoU': 1})
     history.eval_end(state_at(0), None)  # type: ignore[arg-type]
-    assert (tmp_path / FILE).read_text() == 'of a run before\n'
+    assert (tmp_path / HISTORY).read_text() == 'of a run before\n'
     log(history, 1, loss=2)
     assert [line['metrics'] for line in lines(tmp_path)] == [{'loss': 2}]
 
@@ -131,7 +132,7 @@ def test_the_folder_may_name_the_run(tmp_path: Path) -> None:
 
 
 def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('history.dist.get_global_rank', lambda: 1)
+    monkeypatch.setattr('composer.utils.dist.get_global_rank', lambda: 1)
     log(start(tmp_path), 1, loss=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -146,10 +147,10 @@ def test_a_killed_run_loses_no_line(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path) -> None:
     log(start(tmp_path), 1, loss=1)
-    with (tmp_path / FILE).open('a') as file:
+    with (tmp_path / HISTORY).open('a') as file:
         file.write('{"batch": 2, "epo')
     log(start(tmp_path, batch=1), 2, loss=2)
-    last = (tmp_path / FILE).read_text().splitlines()[-1]
+    last = (tmp_path / HISTORY).read_text().splitlines()[-1]
     assert json.loads(last)['metrics'] == {'loss': 2}
 
 
@@ -214,9 +215,9 @@ def test_an_evaluation_before_a_run_is_no_history(tmp_path: Path) -> None:
 
 def test_a_run_that_is_resumed(tmp_path: Path) -> None:
     fit(tmp_path, '1ep')
-    before = (tmp_path / FILE).read_text()
+    before = (tmp_path / HISTORY).read_text()
     fit(tmp_path, '2ep', load_path=str(tmp_path / 'latest-rank0.pt'))
-    after = (tmp_path / FILE).read_text()
+    after = (tmp_path / HISTORY).read_text()
     assert after.startswith(before)
     started = [line['batch'] for line in lines(tmp_path) if 'started' in line['metrics']]
     assert started == [1, 2, 3, 4, 5, 6]
@@ -224,9 +225,9 @@ def test_a_run_that_is_resumed(tmp_path: Path) -> None:
 
 def test_a_run_that_is_refused_leaves_the_history(tmp_path: Path) -> None:
     fit(tmp_path, '1ep')
-    before = (tmp_path / FILE).read_text()
+    before = (tmp_path / HISTORY).read_text()
     with pytest.raises(FileExistsError):
         fit(tmp_path, '1ep', save_overwrite=False)
-    assert (tmp_path / FILE).read_text() == before
+    assert (tmp_path / HISTORY).read_text() == before
     fit(tmp_path, '1ep', save_overwrite=True)
     assert len(lines(tmp_path)) == len(before.splitlines())

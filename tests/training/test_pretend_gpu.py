@@ -9,26 +9,21 @@ from typing import Any
 import pytest
 import torch
 from composer.core import Callback
+from helpers.networks import build_model
 from helpers.pretend_gpu import OnDevice, Read, on_device, pretended_gpu
-from test_main import arguments, assert_same_weights, evaluations, launch
+from helpers.runs import arguments, assert_same_weights, evaluations, launch, run
 
-from segrecipes.training import run as main_module
-from segrecipes.config.merge import load_config
 from segrecipes.base.device import copied_ahead, full_float32
 from segrecipes.base.errors import UserError
-from segrecipes.models.losses.sliced import segmentation_loss
 from segrecipes.evaluation.metrics import score
+from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.training import run as main_module
+from segrecipes.training.tasks.segmentation import SegmentationModel
 
 RECIPES = ('null', 'mild', 'medium', 'hot')
 ON_GPU = ('precision=fp32', 'device_train_microbatch_size=2', 'max_duration=3ba')
 
 pytestmark = pytest.mark.usefixtures('clean_shared_memory')
-
-
-def run(argv: list[str]) -> Any:
-    trainer = main_module.main(*load_config(argv))
-    trainer.close()
-    return trainer
 
 
 def pretended(argv: list[str]) -> tuple[Any, list[Read]]:
@@ -39,7 +34,7 @@ def pretended(argv: list[str]) -> tuple[Any, list[Read]]:
 
 def own(reads: list[Read]) -> list[Read]:
     """Those of this package."""
-    return [read for read in reads if '/' not in read.file]
+    return [read for read in reads if read.file.startswith('segrecipes/')]
 
 
 # The pretence
@@ -128,7 +123,7 @@ def test_every_recipe_on_two_ranks(synthetic_folder: Path, tmp_path: Path) -> No
     argv = arguments(
         synthetic_folder, *ON_GPU, 'eval_interval=1dur', 'train_dataset.num_workers=1', yaml='yamls/pspnet.yaml'
     )
-    script = ('tests/pretend_gpu.py', ','.join(RECIPES), str(tmp_path), *argv)
+    script = ('tests/helpers/pretend_gpu.py', ','.join(RECIPES), str(tmp_path), *argv)
     done = launch('composer', '-n', '2', '--stdout', f'{tmp_path}/{{rank}}.log', *script, timeout=600)
     assert done.returncode == 0, done.stderr + (tmp_path / '1.log').read_text()
     for recipe in RECIPES:
@@ -139,7 +134,7 @@ def test_every_recipe_on_two_ranks(synthetic_folder: Path, tmp_path: Path) -> No
 @pytest.mark.filterwarnings('ignore:CUDA out of memory')
 def test_auto_microbatching_halves_until_it_fits(synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is tried again with half; the steps are those of a microbatch that was right from the start."""
-    forward, tried = main_module.SegmentationModel.forward, []
+    forward, tried = SegmentationModel.forward, []
 
     def limited(model: Any, batch: Any) -> Any:
         tried.append(len(batch[0]))
@@ -147,7 +142,7 @@ def test_auto_microbatching_halves_until_it_fits(synthetic_folder: Path, monkeyp
             raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')
         return forward(model, batch)
 
-    monkeypatch.setattr(main_module.SegmentationModel, 'forward', limited)
+    monkeypatch.setattr(SegmentationModel, 'forward', limited)
     argv = arguments(synthetic_folder, 'precision=fp32', 'max_duration=2ba', 'eval_interval=0ba', 'recipe_name=mild')
     weights = []
     for size in ('auto', '2'):
@@ -187,11 +182,11 @@ def test_float32_is_exact_for_the_loss_and_the_evaluation_alone(fast_settings: A
         seen[where] = fast_settings()
         return result
 
-    model = main_module.build_model(
+    model = build_model(
         architecture='pspnet', backbone_arch='resnet18', num_classes=4, head_channels=8, full_size_logits=False
     )
     model._loss_fn = lambda *args, **kwargs: look('loss', segmentation_loss(*args, **kwargs))
-    monkeypatch.setattr('model.score', lambda *args: look('score', score(*args)))
+    monkeypatch.setattr('segrecipes.evaluation.protocols.score', lambda *args: look('score', score(*args)))
     model.module.classifier.register_forward_hook(lambda *args: look(f'network, {model.training}', None))
     batch = torch.rand(2, 3, 32, 32), torch.randint(-1, 4, (2, 32, 32))
     model.train().loss(model(batch), batch)['total'].backward()
@@ -299,7 +294,7 @@ def test_a_gpu_scores_as_a_cpu_does(protocol: str, synthetic_folder: Path, tmp_p
 
 @on_gpu
 def test_an_evaluation_of_128_images_fits_into_4_gb() -> None:
-    model = main_module.build_model(backbone_arch='resnet101', full_size_logits=False).cuda().eval()
+    model = build_model(backbone_arch='resnet101', full_size_logits=False).cuda().eval()
     batch = torch.rand(128, 3, 512, 512, device='cuda'), torch.zeros(128, 512, 512, dtype=torch.int64, device='cuda')
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from segrecipes.algorithms import mixup
 from segrecipes.algorithms import sgdw as optimizers
+from segrecipes.base.errors import UserError
+from segrecipes.config.merge import load_config
 from segrecipes.training import registry
 from segrecipes.training.callbacks.results import ShowResults
-from segrecipes.config.merge import load_config
-from segrecipes.base.errors import UserError
 
 
 def public_classes(module: Any, base: type) -> list[type]:

@@ -1,6 +1,5 @@
 """The runs a person starts: training, evaluating, resuming, several ranks, and every way to get the input wrong."""
 
-import os
 import re
 import shutil
 import socket
@@ -12,68 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.runs import ROOT, arguments, assert_same_weights, evaluations, launch, run, weights
 from PIL import Image
 
-from segrecipes.training import run as main_module
-from segrecipes.config.merge import load_config
 from segrecipes.base.errors import UserError
-from segrecipes.training.evaluate import shown_results
+from segrecipes.commands.cli import run as run_verb
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.folders import find_pairs
-from segrecipes.evaluation.scores import Scores
-
-ROOT = Path(__file__).parents[1]
-TINY = (
-    'model.num_classes=8', 'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=16',
-    'train_dataset.name=synthetic', 'eval_dataset.name=synthetic',
-    'train_dataset.final_size=32', 'train_dataset.base_size=32', 'eval_dataset.final_size=32',
-    'train_dataset.batch_size=4', 'eval_dataset.batch_size=2',
-    'train_dataset.num_workers=0', 'eval_dataset.num_workers=0',
-    'optimizer.lr=0.01', 'callbacks={}', 'loggers={progress_bar: null}',
-)  # fmt: skip
+from segrecipes.training import device
+from segrecipes.training.run import main
 
 pytestmark = pytest.mark.usefixtures('clean_shared_memory')
-
-
-def arguments(folder: Path, *more: str, yaml: str = 'yamls/deeplabv3.yaml', mds: bool = False) -> list[str]:
-    data = [f'train_dataset.path={folder}', f'eval_dataset.path={folder}']
-    data += ['train_dataset.is_streaming=true', 'eval_dataset.is_streaming=true'] if mds else []
-    return [str(ROOT / yaml), *TINY, *data, *more]
-
-
-def run(argv: list[str]) -> Any:
-    trainer = main_module.main(*load_config(argv))
-    trainer.close()
-    return trainer
-
-
-def launch(*command: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
-    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', **environment},
-    )
-
-
-def evaluations(trainer: Any) -> list[Scores]:
-    results = shown_results(trainer)
-    assert results is not None
-    return results.evaluations
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, weights_only=False)['state']['model']
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    a, b = weights(first), weights(second)
-    assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
 @pytest.mark.parametrize('yaml', ['deeplabv3', 'pspnet', 'upernet'])
@@ -200,14 +148,15 @@ PRINT_SAMPLES = """
 import sys, torch, zlib
 from composer.utils import dist
 from data import build_dataspec
-from transforms import EvalTransform, TrainTransform
+from segrecipes.evaluation.table import get_protocol
+from transforms import TrainTransform
 path, mds, batch_size = sys.argv[1], sys.argv[2] == 'mds', int(sys.argv[3])
 dist.initialize_dist('cpu')
-for split, transform in (('train', TrainTransform(32, 32)), ('val', EvalTransform(32))):
+for split, transform in (('train', TrainTransform(32, 32)), ('val', get_protocol('mosaic-512sq', 32))):
     spec = build_dataspec(path=path, split=split, is_streaming=mds, name='synthetic', transform=transform,
                           batch_size=batch_size // dist.get_world_size(), shuffle=split == 'train',
                           drop_last=split == 'train')
-    for images, masks in spec.dataloader:
+    for images, *_ in spec.dataloader:
         for image in images:
             with open(f'{sys.argv[4]}-{split}-{dist.get_global_rank()}', 'a') as file:
                 file.write(f'{zlib.crc32(image.contiguous().numpy().tobytes())}\\n')
@@ -331,10 +280,9 @@ def test_bad_config(case: str, synthetic_folder: Path, tmp_path: Path, capsys: p
 
 
 def refused(argv: list[str], expected: list[str], capsys: pytest.CaptureFixture) -> None:
-    """main.py's own entry point ends with status 1 and says what is expected, in one message without a traceback."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
-        patch.setattr(sys, 'argv', ['main.py', *argv])
-        main_module.cli()
+    """The verb ends with status 1 and says what is expected, in one message without a traceback."""
+    with pytest.raises(SystemExit) as exit_:
+        run_verb('train', argv)
     assert exit_.value.code == 1
     error = capsys.readouterr().err
     message = error[error.index('error: ') :]
@@ -438,11 +386,11 @@ def test_main_takes_a_merged_config(synthetic_folder: Path) -> None:
 
     yaml = OmegaConf.load(ROOT / 'yamls/deeplabv3.yaml')
     merged = OmegaConf.merge(yaml, OmegaConf.from_dotlist(arguments(synthetic_folder, 'max_duration=1ba')[1:]))
-    trainer = main_module.main(merged)  # type: ignore[arg-type]
+    trainer = main(merged)  # type: ignore[arg-type]
     assert isinstance(trainer.state.model.module, torch.nn.Module)
     assert trainer.state.timestamp.batch == 1
     with pytest.raises(UserError, match='modle'):
-        main_module.main(OmegaConf.merge(merged, {'modle': 1}))  # type: ignore[arg-type]
+        main(OmegaConf.merge(merged, {'modle': 1}))  # type: ignore[arg-type]
 
 
 ADE20K_SAMPLES = ROOT.parent / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
@@ -476,6 +424,6 @@ def test_real_ade20k_images_with_all_classes(tmp_path: Path) -> None:
 )
 def test_auto_precision_is_bfloat16_where_the_cpu_has_it(flags, dtype, tmp_path, monkeypatch) -> None:
     (tmp_path / 'cpuinfo').write_text(f'flags : fpu {flags}\n')
-    monkeypatch.setattr(main_module, 'CPU_INFO', tmp_path / 'cpuinfo')
-    assert main_module.choose_precision('auto', 'cpu') == ('fp32', dtype and getattr(torch, dtype))
-    assert main_module.choose_precision('fp32', 'cpu') == ('fp32', None)
+    monkeypatch.setattr(device, 'CPU_INFO', tmp_path / 'cpuinfo')
+    assert device.choose_precision('auto', 'cpu') == ('fp32', dtype and getattr(torch, dtype))
+    assert device.choose_precision('fp32', 'cpu') == ('fp32', None)

@@ -14,22 +14,22 @@ from composer.devices import DeviceCPU
 from composer.loggers import Logger
 from composer.loss.utils import ensure_targets_one_hot
 from composer.utils import dist, get_device
+from helpers.networks import build_model, build_network
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torchvision.models._api import WeightsEnum
 
-from segrecipes.models.backbones.table import BACKBONES, build_backbone
-from segrecipes.models.backbones.table import TORCHVISION
-from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.models.losses.sliced import segmentation_loss
-from segrecipes.evaluation.metrics import score_predictions
 from segrecipes.algorithms.mixup import MixUp
-from segrecipes.models.architectures import ARCHITECTURES
-from segrecipes.training.tasks.segmentation import SegmentationModel, build_model
-from segrecipes.models.network import build_network, for_inference, upsample
-from segrecipes.models.heads import published_init
-from segrecipes.training.strategy import unwrapped
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.evaluation.metrics import score_predictions
 from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.models.architectures import ARCHITECTURES
+from segrecipes.models.backbones.table import BACKBONES, TORCHVISION
+from segrecipes.models.heads import published_init
+from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.models.network import for_inference, upsample
+from segrecipes.training.strategy import STRATEGIES
+from segrecipes.training.tasks.segmentation import SegmentationModel
 
 CLASSES = 5
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
@@ -133,7 +133,7 @@ def test_head_channels_and_classes(architecture, head_channels) -> None:
 @pytest.mark.parametrize('size', [(64, 64), (65, 47)])
 @pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet50'])
 def test_output_stride_gives_the_feature_sizes(backbone_arch, output_stride, size) -> None:
-    backbone = build_backbone(backbone_arch, None, output_stride)
+    backbone = BACKBONES[backbone_arch](output_stride)
     features = backbone(torch.zeros(1, 3, *size))
     channels = [64, 128, 256, 512] if backbone_arch == 'resnet18' else [256, 512, 1024, 2048]
     assert backbone.channels == channels
@@ -155,7 +155,7 @@ def test_dilated_bottlenecks_equal_torchvisions(backbone_arch, output_stride) ->
     dilated = [False, output_stride <= 8, output_stride <= 16]
     resnet = torchvision.models.get_model(backbone_arch, replace_stride_with_dilation=dilated)
     resnet = with_random_statistics(resnet).eval()
-    backbone = build_backbone(backbone_arch, None, output_stride).eval()
+    backbone = BACKBONES[backbone_arch](output_stride).eval()
     backbone.load_state_dict({k: v for k, v in resnet.state_dict().items() if not k.startswith('fc.')})
     x = torch.randn(1, 3, 65, 47)
     with torch.no_grad():
@@ -170,8 +170,8 @@ def test_dilated_bottlenecks_equal_torchvisions(backbone_arch, output_stride) ->
 @pytest.mark.parametrize('backbone_arch', ['resnet18', 'resnet34', 'resnet50'])
 def test_dilation_only_fills_in_between(backbone_arch, output_stride) -> None:
     """Of a dilated stage every second (or fourth) pixel is the one that the stage with its stride gives."""
-    strided = with_random_statistics(build_backbone(backbone_arch, None, 32)).eval()
-    dilated = build_backbone(backbone_arch, None, output_stride).eval()
+    strided = with_random_statistics(BACKBONES[backbone_arch](32)).eval()
+    dilated = BACKBONES[backbone_arch](output_stride).eval()
     dilated.load_state_dict(strided.state_dict())
     images = torch.randn(1, 3, 65, 96, dtype=torch.float64)
     steps = [stride // own for stride, own in zip(STRIDES[32], STRIDES[output_stride])]
@@ -186,7 +186,7 @@ def test_backbones_are_torchvisions(backbone_arch) -> None:
     """Under its names, without its classifier, so its weight files fit."""
     with torch.device('meta'):
         expected = torchvision.models.get_model(backbone_arch, weights=None).state_dict()
-        backbone = build_backbone(backbone_arch, None, 8)
+        backbone = BACKBONES[backbone_arch](8)
     expected = {name: value.shape for name, value in expected.items() if not name.startswith('fc.')}
     assert {name: value.shape for name, value in backbone.state_dict().items()} == expected
     width = 1 if backbone_arch in ('resnet18', 'resnet34') else 4
@@ -593,7 +593,7 @@ def test_only_training_is_compiled() -> None:
 
 def test_memory_of_an_evaluation_does_not_grow_with_the_batch(monkeypatch) -> None:
     """Counted at every operator; full-size logits of 32 images would be 79 MB."""
-    monkeypatch.setattr('model.EVALUATED_AT_ONCE', 4 * 64**2)
+    monkeypatch.setattr('segrecipes.evaluation.protocols.EVALUATED_AT_ONCE', 4 * 64**2)
     network: Any = nn.Conv2d(3, 150, 4, stride=4)
     network.logits = network.forward
     model = SegmentationModel(network, 150, loss_fn=dict).eval()
@@ -674,7 +674,7 @@ class TestForInference:
 
 
 def test_unwrapped_is_the_model_with_and_without_ranks() -> None:
-    model = tiny()
+    model, unwrapped = tiny(), STRATEGIES['ddp'].unwrapped
     assert unwrapped(model) is model
     dist.initialize_dist(get_device('cpu'))  # if no other test has done so
     assert unwrapped(nn.parallel.DistributedDataParallel(model)) is model

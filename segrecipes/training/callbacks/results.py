@@ -12,6 +12,7 @@ from torch import Tensor
 from segrecipes.algorithms.ema import EMA
 from segrecipes.base.errors import UserError
 from segrecipes.base.run_files import PREDICTIONS, metric
+from segrecipes.data.batch import UIDS
 from segrecipes.data.normalize import to_pixels
 from segrecipes.evaluation.gallery import Arrays, Gallery
 from segrecipes.evaluation.pictures import save_predictions, side_by_side
@@ -47,7 +48,7 @@ class ShowResults(Callback):
         self._averaged = any(isinstance(algorithm, EMA) and algorithm.ema_started for algorithm in state.algorithms)
 
     def eval_after_forward(self, state: State, logger: Logger) -> None:
-        if self._gallery is None:
+        if self._gallery is None or len(state.batch) <= UIDS:  # a batch of somebody else's loader
             return
         images, labels, _, uids = state.batch
         scored: Any = state.outputs
