@@ -17,6 +17,10 @@ def comma_separated(text: str) -> list[str]:
     return text.split(',')
 
 
+def comma_separated_or_none(text: str) -> list[str]:
+    return text.split(',') if text else []
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help='folder of the dataset')
     parser.add_argument('--out', required=True, help='a folder, or s3://bucket/prefix')
@@ -25,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-workers', type=int, help='processes; default: one a core')
     parser.add_argument('--size-limit', default='4mb', help='bytes of a shard before compression; default: 4mb')
     parser.add_argument('--compression', help='such as zstd or zstd:7; default: none')
-    parser.add_argument('--hashes', type=comma_separated, default=('sha1', 'xxh64'), help='default: sha1,xxh64')
+    parser.add_argument(
+        '--hashes', type=comma_separated_or_none, default=('sha1', 'xxh64'), help="'' for none; default: sha1,xxh64"
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the way')
     parser.add_argument('--fast-masks', action='store_true', help='re-encode masks as PNGs that are faster to decode')
     parser.add_argument('--shuffle-seed', type=int, default=0, help='orders the training samples; default: 0')

@@ -9,16 +9,16 @@ from typing import Any
 import composer.algorithms
 import numpy as np
 import pytest
-from helpers.checkpoint_files import FILES, SMALL, assert_equal, composer_state, saved
 from composer.core import State
 from composer.devices import DeviceCPU
 from composer.loggers import Logger
+from helpers.checkpoint_files import FILES, SMALL, assert_equal, composer_state, saved
 from torch import nn
 
-from segrecipes.checkpoints.read import read_checkpoint
 from segrecipes.base.errors import UserError
-from segrecipes.training.tasks.segmentation import build_model
 from segrecipes.base.pickles import check_safe
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.training.tasks.segmentation import build_model
 
 
 class Call:

@@ -147,11 +147,11 @@ def test_a_copy_is_removed_when_the_process_ends(tmp_path: Path) -> None:
         'import composer.utils\n'
         'from pathlib import Path\n'
         'composer.utils.get_file = lambda path, destination, **_: Path(destination).write_text("weights")\n'
-        'from object_store import local_copy\n'
+        'from segrecipes.base.s3 import local_copy\n'
         'copy = Path(local_copy("s3://bucket/best-rank0.pt"))\n'
         'print(copy, copy.read_text())\n'
     )
-    root = Path(object_store.__file__).parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, '-c', code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={'TMPDIR': str(tmp_path)})
     assert done.returncode == 0, done.stderr

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from segrecipes.data.augment import Geometry, TrainTransform, fill_padding, sample_rng, warp
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, to_network
 from segrecipes.datasets.row import IGNORED
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, DeviceTransform
-from segrecipes.data.batch import mean_labelled
-from segrecipes.data.augment import EvalTransform, Geometry, TrainTransform, fill_padding, sample_rng, warp
+from segrecipes.evaluation.table import get_protocol
 
 MEAN_COLOUR = (124, 116, 104)  # 255 · (0.485, 0.456, 0.406), rounded
 PLAIN = partial(TrainTransform, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
@@ -293,11 +293,11 @@ class TestDrawGeometry:
 
 
 class TestClassLimit:
-    """Left three quarters one class, the right quarter of another one: few crops are mixed."""
+    """Left three quarters one class, the right quarter of another one: few crops are mixed. Class 0 is a class."""
 
-    @pytest.fixture
-    def mask(self) -> np.ndarray:
-        mask = np.full((128, 128), 5, np.uint8)
+    @pytest.fixture(params=[5, 0])
+    def mask(self, request: pytest.FixtureRequest) -> np.ndarray:
+        mask = np.full((128, 128), request.param, np.uint8)
         mask[:, 96:] = 9
         return mask
 
@@ -306,7 +306,7 @@ class TestClassLimit:
         shares = []
         for seed in range(seed_count):
             _, labels = transform(colour_of(mask), mask, np.random.default_rng(seed))
-            counts = np.bincount(labels[(labels != 0) & (labels != 255)], minlength=256)
+            counts = np.bincount(labels[labels != IGNORED], minlength=256)
             shares.append(counts.max() / max(1, counts.sum()))
         return np.array(shares)
 
@@ -319,9 +319,8 @@ class TestClassLimit:
         assert self.shares(mask, crop_retries=300).max() < 0.78  # counted on a sample of the pixels
         assert self.shares(mask, crop_retries=300, max_class_share=0.6).max() < 0.63
 
-    @pytest.mark.parametrize('unlabelled', [0, 255])
-    def test_unlabelled_pixels_make_no_crop_varied(self, mask, unlabelled) -> None:
-        mask[:, :64] = unlabelled  # then 32 columns each of 5 and of 9
+    def test_unlabelled_pixels_make_no_crop_varied(self, mask) -> None:
+        mask[:, :64] = IGNORED  # then 32 columns of each class
         shares = self.shares(mask, crop_retries=300)
         assert shares.min() >= 0.5 and shares.max() < 0.78
 
@@ -454,7 +453,7 @@ class TestPhotometric:
 
 def test_padding_is_the_mean_colour() -> None:
     np.testing.assert_array_equal(np.round(IMAGENET_CHANNEL_MEAN), MEAN_COLOUR)
-    normalised, labels = DeviceTransform()(
+    normalised, labels = to_network(
         (torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(1, 3, 1, 1), torch.full((1, 1, 1), 255, dtype=torch.uint8))
     )
     assert normalised.abs().max() < 0.01 and labels.item() == -1
@@ -481,14 +480,14 @@ def test_global_generators_are_left_alone() -> None:
     np.random.seed(4)
     torch.manual_seed(4)
     TrainTransform(64, 48)(noise(70, 90), patchy_mask(70, 90), sample_rng(1, 2, 'a'))
-    EvalTransform(48)(noise(70, 90), patchy_mask(70, 90), sample_rng(1, 2, 'a'))
+    get_protocol('mosaic-512sq', 48)(noise(70, 90), patchy_mask(70, 90), sample_rng(1, 2, 'a'))
     assert (np.random.random(), torch.rand(1).item()) == expected
 
 
 @pytest.mark.parametrize('shape', [(64, 64), (30, 50), (133, 71), (1, 5)])
 def test_evaluation_equals_pils_resize(shape) -> None:
     image, mask = noise(*shape), patchy_mask(*shape)
-    resized, labels = EvalTransform(48)(image, mask, sample_rng(0, 0, ''))
+    resized, labels = get_protocol('mosaic-512sq', 48)(image, mask, sample_rng(0, 0, ''))
     expected = Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(resized, np.asarray(expected))
     np.testing.assert_array_equal(labels, np.asarray(Image.fromarray(mask).resize((48, 48), Image.Resampling.NEAREST)))
@@ -497,50 +496,7 @@ def test_evaluation_equals_pils_resize(shape) -> None:
 
 def test_evaluation_has_nothing_random_and_keeps_labels() -> None:
     image, mask = noise(90, 60), patchy_mask(90, 60)
-    first, second = (EvalTransform(32)(image, mask, np.random.default_rng(seed)) for seed in (0, 1))
+    first, second = (get_protocol('mosaic-512sq', 32)(image, mask, np.random.default_rng(seed)) for seed in (0, 1))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
     assert set(np.unique(first[1])) <= set(np.unique(mask))
-
-
-@pytest.mark.parametrize(
-    ('offset', 'expected'),
-    [(1, [-1, 0, 1, 149, 253, -1]), (0, [0, 1, 2, 150, 254, -1]), (3, [-1, -1, -1, 147, 251, -1])],
-)
-def test_device_labels(offset, expected) -> None:
-    masks = torch.tensor([[[0, 1, 2, 150, 254, 255]]], dtype=torch.uint8)
-    before = masks.clone()
-    _, labels = DeviceTransform(offset)((torch.zeros(1, 3, 1, 6, dtype=torch.uint8), masks))
-    assert labels.dtype == torch.int64
-    assert labels.tolist() == [[expected]]
-    assert torch.equal(masks, before)
-
-
-def test_device_labels_start_at_one_by_default() -> None:
-    _, labels = DeviceTransform()((torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, dtype=torch.uint8)))
-    assert labels.item() == 0
-
-
-def test_device_images_are_normalised_as_torchvisions_weights_expect() -> None:
-    images = torch.from_numpy(noise(5, 7)).permute(2, 0, 1)[None].contiguous()
-    normalised, _ = DeviceTransform()((images, torch.zeros(1, 5, 7, dtype=torch.uint8)))
-    expected = tv.normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert normalised.dtype == torch.float32
-    torch.testing.assert_close(normalised, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
-def test_device_images_keep_their_memory_format(memory_format) -> None:
-    images = torch.zeros(2, 3, 5, 7, dtype=torch.uint8).contiguous(memory_format=memory_format)
-    normalised, _ = DeviceTransform()((images, torch.zeros(2, 5, 7, dtype=torch.uint8)))
-    assert normalised.is_contiguous(memory_format=memory_format)
-
-
-@pytest.mark.parametrize(('offset', 'expected'), [(1, 3.5), (0, 4.5), (3, 1.5)])
-def test_labelled_pixels_are_counted_as_the_device_transform_labels_them(offset, expected) -> None:
-    masks = torch.tensor([[[0, 1, 2, 150, 254, 255]], [[255, 0, 1, 2, 3, 255]]], dtype=torch.uint8)
-    assert mean_labelled(masks, offset).item() == expected
-    counts = torch.tensor([expected, expected])
-    _, labels, kept = DeviceTransform(offset)((torch.zeros(2, 3, 1, 6, dtype=torch.uint8), masks, counts))
-    assert (labels != -1).sum().item() == 2 * expected
-    assert kept is counts

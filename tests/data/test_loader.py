@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from segrecipes.data.loader import CheckedDataLoader, EpochSampler, build_dataspec
-from segrecipes.upstream import build_ade20k_dataspec
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.datasets.table import DATASETS
-from segrecipes.storage.folders import find_pairs
-from segrecipes.storage.decode import DataError, decode_mask
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
 from segrecipes.data.augment import EvalTransform, TrainTransform, sample_rng
+from segrecipes.data.loader import CheckedDataLoader, EpochSampler, build_dataspec
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.decode import DataError, decode_mask
+from segrecipes.storage.folders import find_pairs
+from segrecipes.upstream import build_ade20k_dataspec
 
 TRAIN = TrainTransform(base_size=48, final_size=32)
 EVAL = EvalTransform(final_size=32)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrecipes.datasets.synthetic import scenes
-from segrecipes.datasets.synthetic import write as synthetic
 from segrecipes.base.errors import UserError
 from segrecipes.commands.cli import run
-from segrecipes.storage.folders import find_pairs
+from segrecipes.datasets.synthetic import scenes
+from segrecipes.datasets.synthetic import write as synthetic
 from segrecipes.datasets.synthetic.row import ROW
 from segrecipes.datasets.synthetic.scenes import draw_scene
 from segrecipes.datasets.synthetic.write import write_dataset
+from segrecipes.storage.folders import find_pairs
 
 NUM_CLASSES = len(ROW.classes)
 Scene = tuple[np.ndarray, np.ndarray]

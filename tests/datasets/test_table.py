@@ -34,5 +34,3 @@ def test_ade20k_classes_are_the_benchmarks() -> None:
         number, *_, synonyms = row.split('\t')
         assert int(number) == index
         assert name in [synonym.strip().lower() for synonym in synonyms.split(',')]
-
-

@@ -3,21 +3,23 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segrecipes.storage.audit import audit, main
-from segrecipes.storage.convert import convert
-from segrecipes.upstream import check_dataloader
-from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.base.errors import MissingPathError
+from segrecipes.commands.cli import run
 from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.audit import audit
+from segrecipes.storage.convert import convert
 from segrecipes.storage.folders import find_pairs
+from segrecipes.upstream import check_dataloader
 
-LAYOUT = DATASETS['synthetic']
-ROOT = Path(__file__).parents[1]
+ROW = DATASETS['synthetic']
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,11 +37,11 @@ def mask_of(data: Path, number: int) -> Path:
 
 def check_good(path: Path, folder: Path, image_mode: str = 'RGB') -> None:
     """What is found in ``path`` against what is counted, slowly, in the files of ``folder``."""
-    found = dict(audit(str(path), layout=LAYOUT))
+    found = dict(audit(str(path), row=ROW))
     assert list(found) == ['train', 'val']
     for split, finding in found.items():
         labels, sizes = np.zeros(256, np.int64), Counter()
-        for pair in find_pairs(folder, split, LAYOUT):
+        for pair in find_pairs(folder, split, ROW):
             with Image.open(pair.mask) as mask:
                 sizes[mask.size] += 1
                 for label, count in zip(*np.unique(np.array(mask), return_counts=True)):
@@ -63,10 +65,10 @@ def test_shards(synthetic_folder: Path, synthetic_mds: Path):
 
 
 def test_report(synthetic_folder: Path, capfd: pytest.CaptureFixture[str]):
-    main([str(synthetic_folder), 'name=synthetic'])
+    run('data', [str(synthetic_folder), '--name', 'synthetic'])
     printed = capfd.readouterr().out
     train = printed.partition('val: 5 images with masks')[0]
-    [(_, finding), _] = audit(str(synthetic_folder), layout=LAYOUT)
+    [(_, finding), _] = audit(str(synthetic_folder), row=ROW)
     widths, heights = zip(*finding.sizes)
     assert 'train: 12 images with masks' in train
     assert f'sizes: {min(widths)}…{max(widths)} wide, {min(heights)}…{max(heights)} high' in train
@@ -77,7 +79,7 @@ def test_report(synthetic_folder: Path, capfd: pytest.CaptureFixture[str]):
     assert [int(row[0]) for row in rows] == list(present)
     for label, name, pixels, share in rows:
         count = finding.labels[int(label)]
-        assert name == ('ignored' if label in ('0', '255') else LAYOUT.classes[int(label) - 1])
+        assert name == ('ignored' if label in ('0', '255') else ROW.classes[int(label) - 1])
         assert int(pixels.replace(',', '')) == count
         assert share == f'{100 * count / finding.labels.sum():.2f}%'
     assert 'fault' not in printed
@@ -96,14 +98,14 @@ def damage(data: Path) -> dict[str, str]:
         f'{image_of(data, 1)}': 'damaged image',
         f'{image_of(data, 2)}': 'image without mask',
         f'{image_of(data, 3)}': 'sizes differ',
-        f'{mask_of(data, 4)}': 'label 9 .* is above 8',
+        f'{mask_of(data, 4)}': r'label 9 in mask .* is none of the dataset\. Legal: 0…8, 255$',
         f'{mask_of(data, 5)}': 'must have one channel',
     }
 
 
 def test_each_fault_is_found(data: Path):
     wanted = damage(data)
-    found = dict(audit(str(data), layout=LAYOUT))
+    found = dict(audit(str(data), row=ROW))
     assert found['val'].faults == []
     assert found['train'].samples == 11  # all that have a mask
     faults = found['train'].faults
@@ -122,7 +124,7 @@ def test_faults_of_shards(data: Path, tmp_path: Path):
     Image.open(mask_of(data, 5)).convert('RGB').save(mask_of(data, 5))
     image_of(data, 6).write_bytes(image_of(data, 6).read_bytes()[:900])
     convert(data, tmp_path / 'mds', name='synthetic', splits=['train'], num_workers=1, progress_bar=False)
-    [(split, finding)] = audit(str(tmp_path / 'mds'), layout=LAYOUT)
+    [(split, finding)] = audit(str(tmp_path / 'mds'), row=ROW)
     assert (split, finding.samples) == ('train', 12)
     found = {fault.partition(' in ')[0] + str(re.findall(r'0000000\d', fault)) for fault in finding.faults}
     assert found == {
@@ -130,13 +132,13 @@ def test_faults_of_shards(data: Path, tmp_path: Path):
     }  # fmt: skip
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(ROOT / 'data.py'), *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_command_on_faults(data: Path, tmp_path: Path):
     damage(data)
-    done = run(str(data), 'name=synthetic', cwd=tmp_path)
+    done = script(str(data), '--name', 'synthetic', cwd=tmp_path)
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr + done.stdout
     assert done.stderr.splitlines()[-1] == f'error: 5 of the samples in {data} have a fault'
@@ -147,25 +149,78 @@ def test_command_on_faults(data: Path, tmp_path: Path):
 def test_command_on_a_good_dataset(
     synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(sys, 'argv', ['data.py', str(synthetic_folder), 'name=synthetic'])
+    monkeypatch.setattr(sys, 'argv', ['data.py', str(synthetic_folder), '--name=synthetic'])
     check_dataloader()  # and no SystemExit
     assert 'train: 12 images with masks' in capfd.readouterr().out
 
 
-def test_wrong_arguments(synthetic_folder: Path, tmp_path: Path):
-    with pytest.raises(MissingPathError, match=r'^dataset folder does not exist: /no/such/folder$'):
-        main(['/no/such/folder'])
-    with pytest.raises(MissingPathError, match=f'^dataset folder does not exist: {tmp_path}/images/training '):
-        main([str(tmp_path)])
-    for arguments in ([], ['a', 'b', 'c'], [str(synthetic_folder), 'layout=synthetic']):
-        with pytest.raises(UserError, match=r'^usage: python data\.py PATH \[LOCAL_CACHE\]'):
-            main(arguments)
-    with pytest.raises(UserError, match=r"name=synthetik is not known\. Did you mean 'synthetic'\?"):
-        main([str(synthetic_folder), 'name=synthetik'])
-    with pytest.raises(UserError, match=r'python data\.py s3://bucket/data \./cache$'):
-        main(['s3://bucket/data'])
+def refused(capfd: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:
+    """The last line of what the command says, by its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        run('data', arguments, 'data.py')
+    assert stop.value.code == status
+    printed = capfd.readouterr()
+    assert printed.out == ''
+    return printed.err.splitlines()[-1]
+
+
+def test_wrong_arguments(synthetic_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert refused(capfd, '/no/such/folder') == 'error: dataset folder does not exist: /no/such/folder'
+    missing = f'error: dataset folder does not exist: {tmp_path}/images/training '
+    assert refused(capfd, str(tmp_path)).startswith(missing)
+    assert refused(capfd, status=2) == 'data.py: error: the following arguments are required: path'
+    assert refused(capfd, 'a', 'b', 'c', status=2) == 'data.py: error: unrecognized arguments: c'
+    unknown = refused(capfd, str(synthetic_folder), '--layout=synthetic', status=2)
+    assert unknown == 'data.py: error: unrecognized arguments: --layout=synthetic'
+    hint = "name=synthetik is not known. Did you mean 'synthetic'?"
+    assert hint in refused(capfd, str(synthetic_folder), '--name=synthetik')
+    assert refused(capfd, 's3://bucket/data').endswith('segrecipes data s3://bucket/data ./cache')
 
 
 def test_one_split_alone(data: Path):
     shutil.rmtree(data / 'ADEChallengeData2016/images/validation')
-    assert [split for split, _ in audit(str(data), layout=LAYOUT)] == ['train']
+    assert [split for split, _ in audit(str(data), row=ROW)] == ['train']
+
+
+@pytest.mark.parametrize('absent', ['annotations', 'annotations/validation'])
+def test_a_split_without_its_masks_is_named(data: Path, absent: str):
+    shutil.rmtree(data / 'ADEChallengeData2016' / absent)
+    with pytest.raises(MissingPathError, match=r'does not exist: .*/annotations/(training|validation) \(looked in '):
+        list(audit(str(data), row=ROW))
+
+
+def test_lgg():
+    """Real pictures: 0 and 255 are classes, and nothing is ignored."""
+    path = ROOT.parent / 'shared/data/lgg_mri'
+    if not path.is_dir():
+        pytest.skip(f'no brain MRI in {path}')
+    found = dict(audit(str(path), row=DATASETS['lgg']))
+    assert list(found) == ['train', 'val']
+    masks = list(path.rglob('*_mask.tif'))
+    assert sum(finding.samples for finding in found.values()) == len(masks)
+    tumour = sum(np.count_nonzero(np.array(Image.open(file))) for file in masks)
+    assert sum(int(finding.labels[255]) for finding in found.values()) == tumour
+    assert all(finding.faults == [] and finding.sizes.keys() == {(256, 256)} for finding in found.values())
+    assert all(set(np.flatnonzero(finding.labels)) == {0, 255} for finding in found.values())
+    # A network of numbered classes would not know them
+    [(_, finding), _] = audit(str(path), row=replace(DATASETS['lgg'], labels=0, ignored=frozenset({1})))
+    assert finding.faults[0].startswith('label 255 in mask ')
+    assert finding.faults[0].endswith('_mask.tif is none of the dataset. Legal: 0…1')
+
+
+def test_the_table_names_classes_by_the_map(data: Path, capfd: pytest.CaptureFixture[str], monkeypatch):
+    """255 a class, 0 another one, and a label that is none of either."""
+    masks = sorted((data / 'ADEChallengeData2016/annotations').rglob('*.png'))
+    for file in masks:
+        Image.fromarray(np.where(np.array(Image.open(file)) > 4, 255, 0).astype(np.uint8)).save(file)
+    labels = np.array(Image.open(masks[0]))
+    labels[0, 0], labels[0, 1] = 3, 77
+    Image.fromarray(labels).save(masks[0])
+    row = replace(ROW, classes=('background', 'thing'), labels={0: 0, 255: 1}, ignored=frozenset({77}))
+    monkeypatch.setitem(DATASETS, 'mapped', row)
+    with pytest.raises(SystemExit):
+        run('data', [str(data), '--name', 'mapped'])
+    printed = capfd.readouterr().out.partition('val: 5 images')[0]
+    rows = [[cell.strip() for cell in line.split('│')[1:3]] for line in printed.splitlines() if line.startswith('│')]
+    assert rows == [['0', 'background'], ['3', 'unknown'], ['77', 'ignored'], ['255', 'thing']]
+    assert f'fault: label 3 in mask {masks[0]} is none of the dataset. Legal: 0, 77, 255' in printed

@@ -15,13 +15,14 @@ from streaming import MDSWriter, StreamingDataset
 from streaming.base.format import reader_from_json
 from streaming.base.hashing import get_hash
 
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.base.s3 import check_readable, s3_client, split_s3
+from segrecipes.commands.cli import run
+from segrecipes.datasets.table import DATASETS
 from segrecipes.storage import convert as convert_mds
 from segrecipes.storage.convert import convert
-from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.datasets.table import DATASETS
-from segrecipes.storage.folders import find_pairs
-from segrecipes.base.s3 import check_readable, s3_client, split_s3
 from segrecipes.storage.decode import decode_mask
+from segrecipes.storage.folders import find_pairs
 
 COUNTS = {'train': 13, 'val': 5}
 SMALL = '12kb'  # a few samples a shard
@@ -231,7 +232,7 @@ def test_a_target_that_is_not_empty_is_refused(dataset: Path, out: Path, capsys:
     (out / 'val').mkdir(parents=True)
     (out / 'val' / 'mine.txt').write_text('keep')
     with pytest.raises(SystemExit) as exit_:
-        convert_mds.main([str(dataset), '--out', str(out)])
+        run('convert', [str(dataset), '--out', str(out)])
     assert exit_.value.code == 1
     assert capsys.readouterr().err == f'error: not empty: {out / "val"}; --overwrite replaces it\n'
     assert tree(out) == {'val/mine.txt': b'keep'}
@@ -349,13 +350,13 @@ def test_wrong_values_are_refused_before_any_work(dataset: Path, out: Path, opti
 
 def test_command_line(dataset: Path, out: Path, capfd: pytest.CaptureFixture[str]):
     arguments = ['--out', str(out), '--splits', 'val', '--hashes', '', '--num-workers', '1', '--size-limit', '1mb']
-    convert_mds.main([str(dataset), *arguments])
+    run('convert', [str(dataset), *arguments])
     printed = capfd.readouterr()
     assert printed.out == f'{out}/val: 5 samples\n'
     assert '5/5' in printed.err
     assert [entry['raw_data']['hashes'] for entry in entries_of(out / 'val')] == [{}]
     with pytest.raises(SystemExit, match='1'):
-        convert_mds.main([str(dataset), '--out', str(out), '--splits', ''])
+        run('convert', [str(dataset), '--out', str(out), '--splits', ''])
     assert 'Legal: train, val' in capfd.readouterr().err
 
 
@@ -423,10 +424,12 @@ def test_split_s3():
 
 def test_s3_is_not_imported_for_a_folder(dataset: Path, out: Path):
     code = f"""if __name__ == '__main__':
-    import sys, convert_mds, object_store
-    convert_mds.convert({str(dataset)!r}, {str(out)!r}, num_workers=1, progress_bar=False)
+    import sys
+    import segrecipes.base.s3
+    from segrecipes.storage.convert import convert
+    convert({str(dataset)!r}, {str(out)!r}, num_workers=1, progress_bar=False)
     print([name for name in ('boto3', 'botocore') if name in sys.modules])
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout == '[]\n'

@@ -4,13 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from segrecipes.storage import decode as samples
+from segrecipes.storage import decode as decoders
 from segrecipes.storage.decode import DataError, decode_image, decode_mask, image_size, unfiltered_png
-from segrecipes.data.sample import SampleMaker
-from segrecipes.data.augment import EvalTransform, TrainTransform
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 256, (9, 13), dtype=np.uint8)
@@ -132,52 +129,6 @@ def test_a_damaged_header_with_a_huge_size_is_named(decode) -> None:
         decode(bytes(data), 'some/name')
 
 
-def make(max_label: int = 255, transform: TrainTransform | EvalTransform | None = None) -> SampleMaker:
-    return SampleMaker(transform or EvalTransform(9), seed=17, max_label=max_label)
-
-
-@pytest.mark.parametrize('shape', [(9, 12), (13, 9), (8, 13)])
-def test_sizes_must_agree(shape) -> None:
-    with pytest.raises(DataError, match=re.escape(f'sample 0042: image (9, 13), mask {shape}')):
-        make()(RGB, np.zeros(shape, np.uint8), '0042', 0)
-
-
-@pytest.mark.parametrize(
-    ('largest', 'max_label', 'refused'),
-    [(7, 7, False), (8, 7, True), (254, 7, True), (255, 7, False), (254, 254, False), (254, 255, False)],
-)
-def test_a_label_above_the_largest_is_named(largest, max_label, refused) -> None:
-    mask = np.full((9, 13), 255, np.uint8)
-    mask[:3] = 1
-    mask[4, 5] = largest
-    if not refused:
-        _, labels, _ = make(max_label)(RGB, mask, '0042', 0)
-        assert set(labels.unique().tolist()) <= {1, 255, largest}
-        return
-    with pytest.raises(DataError, match=f'label {largest} in the mask of sample 0042 is above {max_label},'):
-        make(max_label)(RGB, mask, '0042', 0)
-
-
-def test_a_mask_without_labels_passes() -> None:
-    _, labels, _ = make(7)(RGB, np.full((9, 13), 255, np.uint8), '0042', 0)
-    assert (labels == 255).all()
-
-
-def test_a_sample_is_the_transforms_under_its_own_generator() -> None:
-    transform = TrainTransform(12, 8)
-    expected = transform(RGB, LABELS, np.random.default_rng((3, 5, 0x3ABA674F)))  # crc32 of 'uid 1'
-    image, mask, uid = SampleMaker(transform, seed=3)(RGB, LABELS, 'uid 1', 5)
-    assert uid == 'uid 1'
-    assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((3, 8, 8), torch.uint8, (8, 8), torch.uint8)
-    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected[0])
-    np.testing.assert_array_equal(mask.numpy(), expected[1])
-
-
-def test_images_are_channels_last_in_memory() -> None:
-    image, _, _ = make()(RGB, LABELS, 'a', 0)
-    assert image.stride() == (1, 27, 3)
-
-
 # The fast decoders
 
 
@@ -193,20 +144,20 @@ def test_jpegs_are_decoded_as_by_pil(subsampling, progressive, monkeypatch) -> N
     Image.fromarray(smooth()).save(buffer, 'JPEG', subsampling=subsampling, progressive=progressive)
     with Image.open(BytesIO(buffer.getvalue())) as image:
         expected = np.asarray(image.convert('RGB'))
-    monkeypatch.setattr(samples.Image, 'open', None)  # PIL is not asked
+    monkeypatch.setattr(decoders.Image, 'open', None)  # PIL is not asked
     np.testing.assert_array_equal(decode_image(buffer.getvalue(), 'a'), expected)
 
 
 def test_grey_pngs_are_not_decoded_by_pil(monkeypatch) -> None:
     data = encoded(Image.fromarray(LABELS))
-    monkeypatch.setattr(samples.Image, 'open', None)
+    monkeypatch.setattr(decoders.Image, 'open', None)
     np.testing.assert_array_equal(decode_mask(data, 'a'), LABELS)
 
 
 @pytest.mark.parametrize(('decode', 'suffix'), [(decode_image, 'JPEG'), (decode_mask, 'PNG')])
 def test_huge_images_are_left_to_pil_which_refuses_them(decode, suffix, monkeypatch) -> None:
-    monkeypatch.setattr(samples, '_MAX_PIXELS', 50)
-    monkeypatch.setattr(samples.Image, 'MAX_IMAGE_PIXELS', 50)
+    monkeypatch.setattr(decoders, '_MAX_PIXELS', 50)
+    monkeypatch.setattr(decoders.Image, 'MAX_IMAGE_PIXELS', 50)
     with pytest.raises(DataError, match=r'some/name: Image size \(117 pixels\) exceeds limit of 100 pixels'):
         decode(encoded(Image.fromarray(LABELS), suffix), 'some/name')
 

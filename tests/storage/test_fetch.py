@@ -21,13 +21,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from segrecipes.storage import fetch as download_ade20k
-from segrecipes.storage.fetch import Archive, main
+from segrecipes.commands import cli, download
+from segrecipes.storage import fetch
+from segrecipes.storage.fetch import Archive
 
-REPO = Path(download_ade20k.__file__).parent
+REPO = Path(__file__).parents[2]
 ROOT = 'ADEChallengeData2016'
 ZIP, PART = f'{ROOT}.zip', f'{ROOT}.zip.part'
-CHUNK = download_ade20k.CHUNK_BYTES
+CHUNK = fetch.CHUNK_BYTES
 
 
 def make_files() -> dict[str, bytes]:
@@ -122,7 +123,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that would have been slept."""
     naps: list[float] = []
-    monkeypatch.setattr(download_ade20k, 'time', SimpleNamespace(sleep=naps.append))
+    monkeypatch.setattr(fetch, 'time', SimpleNamespace(sleep=naps.append))
     return naps
 
 
@@ -135,7 +136,8 @@ def publish(server: Server, naps: list[float], monkeypatch: pytest.MonkeyPatch):
         archive = Archive(server.url, len(payload), md5, (('train', 3), ('val', 2)), disk_space=0)
         archive = replace(archive, **changes)  # pyright: ignore[reportArgumentType]
         server.payload = payload
-        monkeypatch.setattr(download_ade20k, 'ADE20K', archive)
+        monkeypatch.setattr(fetch, 'ADE20K', archive)
+        monkeypatch.setattr(download, 'URL', archive.url)
         return archive
 
     publish()
@@ -156,6 +158,10 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return fails
 
 
+def main(argv: list[str]) -> None:
+    cli.run('download', argv)
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
@@ -169,10 +175,11 @@ def write_part(folder: Path, content: bytes) -> None:
 
 
 def test_published_numbers():
-    archive = download_ade20k.ADE20K
+    archive = fetch.ADE20K
     assert (archive.size, archive.md5) == (967_382_037, '7328b3957e407ddae1d3cbf487f149ef')
     assert archive.num_pairs == (('train', 20_210), ('val', 2_000))
     assert archive.url == 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
+    assert archive.url == download.URL  # again, where --help must not wait for imports
 
 
 def test_downloads_unpacks_and_then_has_nothing_to_do(publish, server, tmp_path, capsys):
@@ -270,7 +277,7 @@ def test_passing_fault_is_tried_again_with_longer_waits(publish, server, naps, t
 
 
 def test_silent_server_is_given_up(publish, server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(download_ade20k, 'TIMEOUT_SECONDS', (5, 0.2))
+    monkeypatch.setattr(fetch, 'TIMEOUT_SECONDS', (5, 0.2))
     server.script = ['stall']
     main(['--path', str(tmp_path)])
     assert tree(tmp_path) == FILES
@@ -521,6 +528,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=REPO, capture_output=True, text=True, timeout=60)
 
 
+def program() -> str:
+    """The command, in a process of its own, for the archive that is published here."""
+    return (
+        'from segrecipes.commands import cli, download; from segrecipes.storage import fetch; '
+        f'fetch.ADE20K = fetch.{fetch.ADE20K!r}; download.URL = fetch.ADE20K.url; cli.run("download")'
+    )
+
+
 def test_script_exits_with_one_line(tmp_path):
     (tmp_path / 'file').write_text('x')
     folder = tmp_path / 'file' / 'ade20k'
@@ -534,8 +549,7 @@ def test_script_exits_with_one_line(tmp_path):
 
 def test_script_reports_a_wrong_url(publish, server, tmp_path):
     server.always = 404
-    code = f'import download_ade20k as d; d.ADE20K = d.{download_ade20k.ADE20K!r}; d.main()'
-    ended = run('-c', code, '--path', str(tmp_path))
+    ended = run('-c', program(), '--path', str(tmp_path))
     assert ended.returncode == 1
     assert ended.stderr == f'error: cannot download {server.url}: HTTP 404 Not Found; name a mirror with --url\n'
 
@@ -545,7 +559,7 @@ def test_ctrl_c_keeps_the_part(publish, server, tmp_path):
     server.script = ['stall']
     code = (
         'import signal; signal.signal(signal.SIGINT, signal.default_int_handler);'  # ignored in a background job
-        f'import download_ade20k as d; d.ADE20K = d.{download_ade20k.ADE20K!r}; d.main()'
+        f'{program()}'
     )
     command = [sys.executable, '-c', code, '--path', str(tmp_path)]
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as process:

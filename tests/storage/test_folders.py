@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.datasets.table import DATASETS, get_dataset
 from segrecipes.datasets.row import DatasetRow, Split
-from segrecipes.storage.folders import find_pairs, has_split, split_folder
-from segrecipes.base.palette import palette
+from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.decode import decode_image, decode_mask
+from segrecipes.storage.folders import find_pairs, has_split, split_folder
 
 ADE20K = DATASETS['ade20k']
 DATA = Path(__file__).parents[3] / 'shared' / 'data'

@@ -16,13 +16,13 @@ from streaming import MDSWriter
 from streaming.base.dataset import _ShardState
 from streaming.base.util import clean_stale_shared_memory
 
-from segrecipes.data.loader import build_dataspec
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.datasets.table import DATASETS
-from segrecipes.storage.folders import find_pairs
-from segrecipes.storage.decode import DataError
-from segrecipes.storage.shards import MapView, StreamingSegmentation
 from segrecipes.data.augment import EvalTransform, TrainTransform
+from segrecipes.data.loader import build_dataspec
+from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.decode import DataError
+from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.shards import MapView, StreamingSegmentation
 
 pytestmark = [
     pytest.mark.usefixtures('clean_shared_memory'),
