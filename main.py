@@ -1,7 +1,7 @@
 """Train and evaluate a segmentation network: ``composer main.py yamls/deeplabv3.yaml recipe_name=mild``.
 
-A door. ``segrecipes/training/run.py`` is the table of contents; behind it ``config/`` merges the yaml,
-``data/loader.py`` makes batches, ``training/tasks/`` the model, ``training/trainer.py`` Composer's Trainer.
+A door. ``segrecipes/training/run.py``, which ``import main`` gives, is the table of contents; behind it ``config/``
+merges the yaml, ``data/loader.py`` makes batches, ``training/tasks/`` the model, ``training/trainer.py`` the Trainer.
 """
 
 if __name__ == '__main__':
@@ -9,6 +9,8 @@ if __name__ == '__main__':
 
     run('train')
 else:
-    from segrecipes.training.run import build_trainer, dataspec, main, say
+    import sys
 
-    __all__ = ['build_trainer', 'dataspec', 'main', 'say']
+    from segrecipes.training.run import *  # noqa: F403
+
+    sys.modules[__name__] = sys.modules['segrecipes.training.run']

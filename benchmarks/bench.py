@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / 'benchmarks' / 'records'
 PACKAGES = ('torch', 'torchvision', 'mosaicml', 'mosaicml-streaming', 'mmsegmentation', 'opencv-python', 'pillow')
 
-sys.path.insert(0, str(ROOT))  # the package's modules are its top-level files
+sys.path.insert(0, str(ROOT))  # the checkout's package, installed or not
 
 
 def pin(threads: int = 1) -> None:

@@ -26,10 +26,10 @@ from streaming import MDSWriter
 from streaming.base.format import reader_from_json
 from streaming.vision.convert import ade20k
 
-from segrecipes.storage.convert import convert
-from segrecipes.storage.writer import plan_shards, read_sample
 from segrecipes.datasets.table import DATASETS
+from segrecipes.storage.convert import convert
 from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.writer import plan_shards, read_sample
 
 CORES = 2
 SAMPLES = 300

@@ -34,15 +34,16 @@ from torchvision import io, tv_tensors
 from torchvision.transforms import functional as on_pil
 from torchvision.transforms import v2
 
-from segrecipes.storage import decode as samples
 from segrecipes.data import augment as transforms
-from segrecipes.storage.convert import convert
-from segrecipes.datasets.row import IGNORED
-from segrecipes.models.mmseg import ensure_ops
-from segrecipes.data.sample import SampleMaker
-from segrecipes.storage.shards import StreamingSegmentation
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
 from segrecipes.data.augment import Geometry, TrainTransform
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
+from segrecipes.data.sample import SampleMaker
+from segrecipes.datasets.row import IGNORED
+from segrecipes.datasets.table import DATASETS
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.storage import decode as samples
+from segrecipes.storage.convert import convert
+from segrecipes.storage.shards import StreamingSegmentation
 
 BASE_SIZE = SIZE = 512
 MIN_SCALE, MAX_SCALE = 0.5, 2.0
@@ -102,7 +103,7 @@ def candidates(jpeg: bytes, png: bytes, folder: Path) -> dict[str, Sample]:
 
 
 def ours_from_files(jpeg: bytes, png: bytes, transform: TrainTransform) -> Sample:
-    make_sample, epochs = SampleMaker(transform, seed=17, max_label=NUM_CLASSES), count()
+    make_sample, epochs = SampleMaker(transform, 17, DATASETS['ade20k'].label_map(NUM_CLASSES)), count()
 
     def sample() -> tuple[Any, Any]:
         image, mask = samples.decode_image(jpeg, 'image'), samples.decode_mask(png, 'mask')
@@ -117,7 +118,7 @@ def ours_from_mds(jpeg: bytes, png: bytes, transform: TrainTransform, folder: Pa
         file.parent.mkdir(parents=True)
         file.write_bytes(data)
     convert(folder / 'ade20k', folder / 'mds', splits=['train'], num_workers=1, progress_bar=False, **options)
-    make_sample, epochs = SampleMaker(transform, seed=17, max_label=NUM_CLASSES), count()
+    make_sample, epochs = SampleMaker(transform, 17, DATASETS['ade20k'].label_map(NUM_CLASSES)), count()
     dataset = StreamingSegmentation(
         path=str(folder / 'mds'), local=None, split='train', make_sample=make_sample, batch_size=1
     )

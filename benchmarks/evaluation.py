@@ -19,16 +19,16 @@ from bench import Benchmark, device, interleave, pin, sync
 import torch  # isort: skip
 from segrecipes.checkpoints.fit import load_weights
 from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD, to_network
+from segrecipes.data.sample import SampleMaker
 from segrecipes.datasets.table import DATASETS
 from segrecipes.evaluation.metrics import MIoU
-from segrecipes.models.mmseg import ensure_ops
-from segrecipes.training.tasks.segmentation import build_model
-from segrecipes.models.network import for_inference
-from segrecipes.models.heads import published_init
 from segrecipes.evaluation.protocols import ade20k_ss
-from segrecipes.data.sample import SampleMaker
+from segrecipes.models.heads import published_init
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.models.network import for_inference
 from segrecipes.storage.decode import decode_image, decode_mask
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD, DeviceTransform
+from segrecipes.training.tasks.segmentation import build_model
 
 warnings.filterwarnings('ignore')
 ensure_ops()
@@ -106,24 +106,21 @@ class Side:
 
 
 def package(checkpoint_path: Path, autocast: torch.dtype | None = None) -> Side:
-    """What evaluate.py does with an image."""
+    """What ``segrecipes evaluate`` does with an image."""
     checkpoint = read_checkpoint(checkpoint_path)
     assert checkpoint.card is not None
     protocol = ade20k_ss()
     card = checkpoint.card
-    model: Any = build_model(
-        architecture=card.architecture, backbone_arch=card.backbone_arch, head_channels=card.head_channels,
-        protocol=protocol, autocast=autocast,
-    ).eval().to(device())  # fmt: skip
+    model: Any = build_model(card.network, protocol=protocol, autocast=autocast).eval().to(device())
     load_weights(model.module, checkpoint.weights, str(checkpoint_path))
     model.module = model.module if autocast else for_inference(model.module)
-    make_sample, transform = SampleMaker(protocol, seed=0), DeviceTransform()
+    make_sample = SampleMaker(protocol, 0, DATASETS['ade20k'].label_map(len(CLASSES)))
     metric = MIoU(len(CLASSES)).to(device())
 
     def batch_of(pair: Files) -> tuple[Any, ...]:
         image, mask = pair
         views, target, uid = make_sample(decode_image(image, ''), decode_mask(mask, ''), '', 0)
-        return transform(([[view.to(device()) for view in views]], [target.to(device())], [uid]))
+        return to_network(([[view.to(device()) for view in views]], [target.to(device())], None, [uid]))
 
     def evaluate(pair: Files) -> None:
         batch = batch_of(pair)

@@ -17,14 +17,15 @@ import torch  # isort: skip
 from composer.core import DataSpec
 from torch import Tensor, nn
 
+from segrecipes.data.batch import with_count
+from segrecipes.data.normalize import to_network
 from segrecipes.models.losses.sliced import segmentation_loss
-from segrecipes.data.normalize import DeviceTransform
 
 MICROBATCHES = (2, 4, 8, 16)
 # What the loss is given; "by images" leaves out the batch's pixel count, and so weighs each microbatch by its images.
 LOSSES: dict[str, dict[str, Any]] = {
     'CE, by labelled pixels (ours)': {'dice_weight': 0},
-    "CE, by images (Composer's default)": {'dice_weight': 0, 'counted': False},
+    "CE, by images (Composer's default)": {'dice_weight': 0, 'by_labelled': False},
     'Dice per image (dice_per: image)': {'cross_entropy_weight': 0, 'dice_weight': 1, 'dice_per': 'image'},
     'Dice per batch (dice_per: batch)': {'cross_entropy_weight': 0, 'dice_weight': 1},
     'recipe: 0.375 CE + 1.125 Dice per batch': {'cross_entropy_weight': 0.375, 'dice_weight': 1.125},
@@ -33,23 +34,25 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def make_batch(classes: int) -> tuple[Tensor, Tensor]:
-    """(16, 3, 64, 64) uint8 images and masks of 8×8 blocks; ever more of them are ignored from image to image."""
+    """(16, 3, 64, 64) uint8 images, classes of 8×8 blocks; ever more of them are ignored from image to image."""
     blocks = torch.randint(1, classes + 1, (16, 8, 8))
     pixels = torch.randint(256, (classes + 1, 3))[blocks].movedim(-1, 1)  # a colour for each class
     blocks[torch.rand(16, 8, 8) > torch.linspace(1, 0.03, 16).view(-1, 1, 1)] = 0
     images, masks = (blocks.repeat_interleave(8, -1).repeat_interleave(8, -2) for blocks in (pixels, blocks))
-    return images.to(torch.uint8), masks.to(torch.uint8)
+    return images.to(torch.uint8), masks.to(torch.uint8) - 1  # of the labels 0 … C the first is no class: 255
 
 
 def gradient(network: nn.Module, batch: tuple[Tensor, Tensor], count: int, options: dict[str, Any]) -> Tensor:
     """Of all weights, in one vector; microbatches are weighed by their images, as the trainer does."""
     options = dict(options)
-    counted = options.pop('counted', True)
+    by_labelled = options.pop('by_labelled', True)
     network.zero_grad()
-    spec = DataSpec([], microbatch_transforms=DeviceTransform())
-    for part in spec.split_batch(counted(batch, label_offset=1), math.ceil(len(batch[0]) / count)):
+    spec = DataSpec([], microbatch_transforms=to_network)
+    for part in spec.split_batch(with_count(batch), math.ceil(len(batch[0]) / count)):
         images, labels, pixels = spec.microbatch_transforms(part)
-        loss = segmentation_loss(network(images), labels, pixels_per_image=pixels[0] if counted else None, **options)
+        loss = segmentation_loss(
+            network(images), labels, pixels_per_image=pixels[0] if by_labelled else None, **options
+        )
         (loss['total'] * len(images) / len(batch[0])).backward()
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])  # type: ignore[union-attr]
 

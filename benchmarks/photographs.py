@@ -4,6 +4,7 @@ They may not be copied into the repository; what is written goes into folders th
 """
 
 import argparse
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import numpy as np
 from bench import ROOT
 from PIL import Image
 
-from segrecipes.datasets.table import DATASETS
 from segrecipes.datasets.synthetic.scenes import draw_scene
+from segrecipes.datasets.table import DATASETS
 
 FOLDER = ROOT.parent / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
 WIDTH, HEIGHT = 683, 512  # of most photographs in ADE20K
@@ -81,9 +82,6 @@ def link_dataset(path: Path, source: Path, count: int, times: int) -> Path:
 
 
 def training_files(path: Path, index: int) -> tuple[Path, Path]:
-    layout, name = DATASETS['ade20k'], f'ADE_train_{index + 1:08}'
-    folder = dict(layout.folders)['train']
-    return (
-        path / layout.images.format(split=folder) / f'{name}.jpg',
-        path / layout.masks.format(split=folder) / f'{name}.png',
-    )
+    row = DATASETS['ade20k']
+    image = row.splits['train'].images.replace('*', f'ADE_train_{index + 1:08}.jpg')
+    return path / image, path / re.sub(*row.mask, image)

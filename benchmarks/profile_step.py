@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from train_step import PEAK, flop_per_image
 
-from segrecipes.models.losses import sliced as losses
-from segrecipes.training import run as package
 from segrecipes.config.merge import load_config
 from segrecipes.datasets.synthetic.write import write_dataset
+from segrecipes.models.losses import sliced as losses
+from segrecipes.training import run as package
 
 GPU = device() == 'cuda'
 PRECISION = 'amp_bf16' if GPU else 'fp32'
@@ -176,6 +176,9 @@ def variants(run: Profile) -> None:
                 trainer.close()
             except torch.cuda.OutOfMemoryError:
                 run.bench.note(f'{name}: {run.batch_size} images do not fit.')
+                continue
+            except InductorError as error:  # of one torch and one CPU; what else there is to measure is measured
+                run.bench.note(f'{name}: torch cannot compile it here ({str(error).strip().splitlines()[0]}).')
                 continue
             finally:
                 trainer = None

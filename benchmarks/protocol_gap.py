@@ -46,8 +46,8 @@ def evaluate(run: Path) -> dict[str, Any]:
     """What evaluate.py says of a run, without the confusion matrices."""
     config = run / 'config.yaml'
     with tempfile.TemporaryDirectory() as out:
-        arguments = [config, f'load_path={run / "best-rank0.pt"}', 'protocol=all', f'out={out}']
-        subprocess.run([sys.executable, 'evaluate.py', *arguments], cwd=ROOT, check=True)
+        arguments = [config, f'load_path={run / "best-rank0.pt"}', '--protocol', 'all', '--out', str(out)]
+        subprocess.run([sys.executable, '-m', 'segrecipes', 'evaluate', *arguments], cwd=ROOT, check=True)
         files = [Path(out) / name / weights / 'scores.json' for name in PROTOCOLS for weights in ('ema', 'raw')]
         found = [json.loads(file.read_text()) for file in files if file.exists()]
     settings: Any = read_yaml(config)

@@ -45,7 +45,9 @@ def main() -> None:
     options = parser.parse_args()
     mds = options.work / 'mds'
     if not mds.exists():
-        subprocess.run([sys.executable, 'convert_mds.py', options.path, '--out', mds, '--name', 'camvid'], cwd=ROOT)
+        subprocess.run(
+            [sys.executable, '-m', 'segrecipes', 'convert', options.path, '--out', mds, '--name', 'camvid'], cwd=ROOT
+        )
     record = {
         'hardware': f'{_cpu_model()}, {len(os.sched_getaffinity(0))} cores',
         'versions': {name: version(name) for name in ('torch', 'mosaicml', 'mosaicml-streaming', 'mmsegmentation')},

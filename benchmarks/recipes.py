@@ -28,8 +28,8 @@ matplotlib.use('Agg')
 import torch
 from matplotlib import pyplot as plt
 
-from segrecipes.training import run as package
 from segrecipes.config.merge import load_config
+from segrecipes.training import run as package
 from segrecipes.training.evaluate import shown_results
 
 GPU = device() == 'cuda'

@@ -33,11 +33,11 @@ print(json.dumps({'modules': [*sys.modules], 'imports': time.monotonic()}))
 """
 RUN_MAIN = """
 import json, runpy, sys, time
-import config
+from segrecipes.config import merge
 
 marks = {}
 
-def load_config(argv, load_config=config.load_config):  # main.py calls it when all is imported
+def load_config(argv, load_config=merge.load_config):  # main.py calls it when all is imported
     marks['imports'] = time.monotonic()
     import composer
 
@@ -58,7 +58,7 @@ def load_config(argv, load_config=config.load_config):  # main.py calls it when 
     composer.Trainer.__init__, composer.Trainer.fit = init, fit
     return load_config(argv)
 
-config.load_config = load_config
+merge.load_config = load_config
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 print(json.dumps({'modules': [*sys.modules], **marks}))

@@ -19,14 +19,16 @@ from composer.loss import DiceLoss, soft_cross_entropy
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from segrecipes.algorithms.sgdw import DecoupledSGDW
+from segrecipes.data.batch import with_count
+from segrecipes.data.normalize import to_network
+from segrecipes.models.heads import published_init
+from segrecipes.models.mmseg import ensure_ops
+from segrecipes.models.spec import NetworkSpec
 from segrecipes.training.callbacks.batches import SeedEachBatch, ShareLabelledCount
 from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
-from segrecipes.data.loader import counted
-from segrecipes.models.mmseg import ensure_ops
+from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import SegmentationModel, build_model
-from segrecipes.models.heads import published_init
-from segrecipes.algorithms.sgdw import DecoupledSGDW
-from segrecipes.data.normalize import DeviceTransform
 
 warnings.filterwarnings('ignore')
 ensure_ops()
@@ -46,11 +48,11 @@ class Setting:
     def network(self, **options: Any) -> SegmentationModel:
         """The same weights each time."""
         torch.manual_seed(0)
+        spec = NetworkSpec(
+            'deeplabv3plus', self.num_classes, self.backbone_arch, self.output_stride, self.head_channels
+        )
         return build_model(
-            backbone_arch=self.backbone_arch,
-            num_classes=self.num_classes,
-            head_channels=self.head_channels,
-            output_stride=self.output_stride,
+            spec,
             cross_entropy_weight=0.375,
             dice_weight=1.125,
             init_fn=published_init,
@@ -63,10 +65,10 @@ class Setting:
         images = torch.randint(
             256, (self.batch_size, self.size, self.size, 3), generator=generator, dtype=torch.uint8
         ).permute(0, 3, 1, 2)
-        masks = torch.randint(
-            self.num_classes + 1, (self.batch_size, self.size, self.size), generator=generator, dtype=torch.uint8
-        )
-        batch = counted((images, masks), label_offset=1)
+        shape = self.batch_size, self.size, self.size
+        # Drawn as the labels of a mask file, whose 0 is no class: 255 once it is read
+        classes = torch.randint(self.num_classes + 1, shape, generator=generator, dtype=torch.uint8) - 1
+        batch = with_count((images, classes))
         return [tuple(part.pin_memory() for part in batch) if device() == 'cuda' else batch] * count  # type: ignore
 
 
@@ -95,7 +97,7 @@ class TrainerSteps:
     def __post_init__(self) -> None:
         data = DataSpec(
             self.batches,
-            microbatch_transforms=DeviceTransform(),
+            microbatch_transforms=to_network,
             get_num_samples_in_batch=lambda batch: len(batch[0]),
         )
         self.trainer = Trainer(
@@ -132,7 +134,7 @@ def ours(
     torch.backends.cudnn.benchmark = True
     model = setting.network(full_size_logits=False, compile_options=compile_config)
     optimizer = DecoupledSGDW(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-5)
-    callbacks = [SeedEachBatch(), ShareLabelledCount(), StopOnNonFiniteLoss()]
+    callbacks = [SeedEachBatch(), ShareLabelledCount(STRATEGIES['ddp']), StopOnNonFiniteLoss()]
     return TrainerSteps(model, setting.batches(steps), optimizer, precision, algorithms, callbacks)
 
 
@@ -165,7 +167,7 @@ def bare_loop(setting: Setting, steps: int) -> Callable[[], list[float]]:
     """A loop of plain PyTorch around the same network, loss and optimizer, which logs its loss each step."""
     model = setting.network(full_size_logits=False).to(device())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-5)
-    transform = DeviceTransform()
+    transform = to_network
 
     def run() -> list[float]:
         ends = []

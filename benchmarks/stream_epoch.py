@@ -27,10 +27,10 @@ import bench
 import photographs
 from streaming.base.util import clean_stale_shared_memory
 
-from segrecipes.training import run as training
+from segrecipes.base.s3 import s3_client
 from segrecipes.config.merge import load_config
 from segrecipes.storage.convert import convert
-from segrecipes.base.s3 import s3_client
+from segrecipes.training import run as training
 
 CORES = 2
 SAMPLES = 256  # a multiple of 64, or streaming repeats some to share them out
