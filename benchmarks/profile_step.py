@@ -28,6 +28,7 @@ from composer.algorithms import ChannelsLast
 from composer.core import Callback
 from steps import Setting, ours, upstream, upstream_loss
 from torch import Tensor, nn
+from torch._inductor.exc import InductorError
 from torch.profiler import ProfilerActivity, profile
 from train_step import PEAK, flop_per_image
 
