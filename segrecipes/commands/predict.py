@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segrecipes.base.errors import UserError
+from segrecipes.base.errors import UserError, choice
 from segrecipes.base.files import write_text
 from segrecipes.evaluation.table import PROTOCOLS, USUAL, get_protocol
 
@@ -84,6 +84,8 @@ def choose_protocol(arguments: argparse.Namespace, size: int) -> 'EvalProtocol':
     name = arguments.protocol or ('slide' if arguments.slide else USUAL)
     if arguments.protocol and arguments.slide:
         raise UserError(f'--slide is --protocol slide; --protocol={arguments.protocol} is given too')
+    if name not in PROTOCOLS:
+        raise choice('--protocol', name, PROTOCOLS)
     protocol = get_protocol(name, arguments.size or size)
     if arguments.ms:
         protocol = replace(protocol, name=f'{protocol.name}+ms', ratios=get_protocol('ade20k-ms').ratios)

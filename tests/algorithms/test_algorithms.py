@@ -13,12 +13,12 @@ from composer.devices import DeviceCPU
 from composer.loggers import Logger
 from torch import Tensor, nn
 
-from segrecipes.training.callbacks.batches import SeedEachBatch
 from segrecipes.algorithms.ema import EMA
-from segrecipes.models.losses.sliced import MixedTarget
 from segrecipes.algorithms.mixup import MixUp
-from segrecipes.algorithms.sgdw import DecoupledSGDW
 from segrecipes.algorithms.sam import ResumableSAMOptimizer
+from segrecipes.algorithms.sgdw import DecoupledSGDW
+from segrecipes.models.losses.sliced import MixedTarget
+from segrecipes.training.callbacks.batches import SeedEachBatch
 
 MIXUP = 'composer.algorithms.mixup.mixup'
 

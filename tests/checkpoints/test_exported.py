@@ -14,8 +14,7 @@ from helpers.exported_files import SUFFIXES, card_of, exported_files, network_of
 
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.checkpoints.export import export
-from segrecipes.checkpoints.exported import load_exported
-from segrecipes.checkpoints.formats.table import read_card
+from segrecipes.checkpoints.exported import load_exported, read_card
 
 
 def broken(path: Path, content: bytes, cut: int | None) -> Path:
@@ -65,7 +64,7 @@ def with_card(path: Path, text: str | None, files: dict[str, Path]) -> None:
 def test_a_file_without_a_sound_card(suffix: str, tmp_path: Path, files: dict[str, Path]) -> None:
     path = tmp_path / f'net{suffix}'
     for text, message in {
-        None: 'has no model card; it was not written by export.py',
+        None: 'has no model card; it was not written by segrecipes export',
         '{"architecture": ': rf'not readable as \{suffix} \(JSONDecodeError: Expecting value.*\)',
         '["pspnet"]': 'its model card is damaged: .*',
         '{"architecture": "pspnet"}': 'its model card is damaged: .*num_classes.*',

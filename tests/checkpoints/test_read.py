@@ -11,15 +11,16 @@ from helpers.checkpoint_files import CARD, FILES, SMALL, assert_equal, composer_
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segrecipes.training import run as main_module
-from segrecipes.checkpoints.read import Checkpoint, read_checkpoint
-from segrecipes.checkpoints.fit import load_weights
-from segrecipes.config.merge import load_config
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.models.network import build_network
 from segrecipes.base.pickles import check_safe
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.checkpoints.read import Checkpoint, read_checkpoint
+from segrecipes.config.merge import load_config
+from segrecipes.models.network import build_network
+from segrecipes.models.spec import NetworkSpec
+from segrecipes.training import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # Every kind of file
@@ -48,7 +49,7 @@ def test_the_card_of_a_composer_checkpoint(tmp_path: Path) -> None:
     callbacks = {'SpeedMonitor': {}, 'Describe': CARD.to_dict()}
     checkpoint = read_checkpoint(saved(composer_state(network.state_dict(), callbacks=callbacks), tmp_path / 'a.pt'))
     assert checkpoint.card is not None and checkpoint.card == CARD
-    rebuilt = build_network(**checkpoint.card.network_arguments()).eval()
+    rebuilt = build_network(checkpoint.card.network).eval()
     load_weights(rebuilt, checkpoint.weights, checkpoint.path)
     assert torch.equal(logits(rebuilt), logits(network))
 
@@ -145,7 +146,7 @@ def train(data: Path, folder: Path, *more: str) -> None:
         'save_num_checkpoints_to_keep=-1',
         'max_duration=3ba', 'eval_interval=1ba',
     )  # fmt: skip
-    main_module.main(*load_config([str(ROOT / 'yamls/pspnet.yaml'), *arguments, *more])).close()
+    run.main(*load_config([str(ROOT / 'yamls/pspnet.yaml'), *arguments, *more])).close()
 
 
 @pytest.fixture(scope='module')
@@ -191,11 +192,8 @@ def test_the_best_checkpoint_of_a_run_has_the_same_weights(runs: Path) -> None:
 def test_a_run_says_what_it_is(runs: Path) -> None:
     checkpoint = read_checkpoint(runs / 'ema' / 'latest-rank0.pt')
     assert checkpoint.card is not None
-    assert checkpoint.card.network_arguments() == {
-        'architecture': 'pspnet', 'num_classes': 8, 'backbone_arch': 'resnet18', 'output_stride': None,
-        'head_channels': 8, 'auxiliary': checkpoint.card.auxiliary,
-    }  # fmt: skip
-    network = build_network(**checkpoint.card.network_arguments())
+    assert checkpoint.card.network == NetworkSpec('pspnet', 8, 'resnet18', output_stride=None, head_channels=8)
+    network = build_network(checkpoint.card.network, auxiliary=checkpoint.card.auxiliary)
     for which in ('raw', 'ema'):
         load_weights(network, checkpoint.choose(which), checkpoint.path)
         assert_equal(network.state_dict(), checkpoint.choose(which))

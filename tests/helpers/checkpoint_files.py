@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from torch.torch_version import TorchVersion
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.models.mmseg import ensure_ops
 from segrecipes.models.network import build_network
+from segrecipes.models.spec import NetworkSpec
 
-CARD = ModelCard('pspnet', 5, 'resnet18', head_channels=8, class_names=('a', 'b', 'c', 'd', 'e'), dataset='mine')
+SPEC = NetworkSpec('pspnet', 5, 'resnet18', head_channels=8)
+CARD = ModelCard(SPEC, class_names=('a', 'b', 'c', 'd', 'e'), dataset='mine')
 SMALL = {'backbone.conv1.weight': torch.arange(6.0).view(2, 3), 'classifier.conv_seg.bias': torch.ones(300)}
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 33 * 47).sin().view(2, 3, 33, 47)
 
 
-def network_of(card: ModelCard = CARD, seed: int = 0, **more: Any) -> Any:
-    """A network whose every tensor is random, in evaluation."""
+def network_of(seed: int = 0, auxiliary: bool = False, **changes: Any) -> Any:
+    """A network whose every tensor is random, in evaluation; of ``SPEC``, but for the changes."""
     torch.manual_seed(seed)
-    return randomised(build_network(**{**card.network_arguments(), **more}))
+    return randomised(build_network(replace(SPEC, **changes), auxiliary=auxiliary))
 
 
 def randomised(module: nn.Module) -> Any:

@@ -1,6 +1,6 @@
 """The depthwise kernels against ``F.conv2d``: cases, and the errors of each. Without a GPU:
 
-TRITON_INTERPRET=1 PYTHONPATH=. python tests/depthwise_cases.py
+TRITON_INTERPRET=1 PYTHONPATH=. python tests/helpers/depthwise_cases.py
 """
 
 import json

@@ -9,29 +9,30 @@ from torch import nn
 
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.export import export
+from segrecipes.checkpoints.formats.table import FORMATS
 from segrecipes.models.network import SegmentationNetwork, build_network
+from segrecipes.models.spec import NetworkSpec
 
-SUFFIXES = {'onnx': '.onnx', 'torch.export': '.pt2', 'safetensors': '.safetensors'}
+SUFFIXES = {to: form.suffix for to, form in FORMATS.items()}
 
 
-def card_of(architecture: str = 'deeplabv3', **values: Any) -> ModelCard:
+def card_of(
+    architecture: str = 'deeplabv3', backbone_arch: str = 'resnet18', output_stride: int | None = None, **values: Any
+) -> ModelCard:
     given: dict[str, Any] = {
-        'num_classes': 5,
-        'backbone_arch': 'resnet18',
-        'head_channels': 16,
         'class_names': ('sky', 'Gebäude', 'tree', 'a "boat"', 'water'),
         'dataset': 'synthetic',
         'label_offset': 0,
         'image_size': 48,
         'mean': (123.675, 116.28, 103.53),
     }
-    return ModelCard(architecture=architecture, **(given | values))
+    return ModelCard(NetworkSpec(architecture, 5, backbone_arch, output_stride, head_channels=16), **(given | values))
 
 
 def network_of(card: ModelCard, seed: int = 0) -> SegmentationNetwork:
     """With running statistics too that differ from channel to channel."""
     torch.manual_seed(seed)
-    network = build_network(**card.network_arguments())
+    network = build_network(card.network, auxiliary=card.auxiliary)
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             assert norm.running_mean is not None and norm.running_var is not None

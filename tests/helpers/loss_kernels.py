@@ -1,6 +1,6 @@
 """Fused against sliced loss: cases, and the errors of each. Without a GPU:
 
-TRITON_INTERPRET=1 PYTHONPATH=. python tests/loss_kernels.py
+TRITON_INTERPRET=1 PYTHONPATH=. python tests/helpers/loss_kernels.py
 """
 
 import json

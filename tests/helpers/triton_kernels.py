@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def interpreted(script: str) -> dict[str, Any]:
     """What a script of this folder prints as JSON; in its own process, as Triton reads the variable at its import."""
-    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': f'{TESTS.parent}', 'CUDA_VISIBLE_DEVICES': ''}
-    run = subprocess.run([sys.executable, TESTS / script], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': f'{ROOT}', 'CUDA_VISIBLE_DEVICES': ''}
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name(script)], env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

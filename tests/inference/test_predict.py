@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from segrecipes.checkpoints import export
-from segrecipes.inference import predictor as predict
+from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.checkpoints.card import ModelCard
-from segrecipes.inference.predictor import Predictor, main, read_image
-from segrecipes.base.errors import UserError
-from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, slide
+from segrecipes.checkpoints.formats.table import FORMATS
+from segrecipes.commands import cli, predict
+from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, mosaic_512sq, slide
+from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.inference.images import read_image
+from segrecipes.inference.predictor import Predictor
 from segrecipes.models.network import build_network
+from segrecipes.models.spec import NetworkSpec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ('sky', 'Gebäude', 'a "boat"', 'tree', 'water', 'road')
 COLORS = tuple((40 * index, 255 - 40 * index, 7 * index) for index in range(len(NAMES)))
 CARD = ModelCard(
-    architecture='deeplabv3plus',
-    num_classes=len(NAMES),
-    backbone_arch='resnet18',
-    head_channels=16,
+    NetworkSpec('deeplabv3plus', len(NAMES), 'resnet18', head_channels=16),
     auxiliary=True,
     class_names=NAMES,
     palette=COLORS,
@@ -49,7 +48,7 @@ CARD = ModelCard(
 def network_of(seed: int) -> Any:
     """Random, with batch norms far from the identity, and sure enough of several classes."""
     torch.manual_seed(seed)
-    network = build_network(**CARD.network_arguments()).requires_grad_(False)
+    network = build_network(CARD.network, auxiliary=CARD.auxiliary).requires_grad_(False)
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.get_buffer('running_mean'), -0.2, 0.2)
@@ -153,11 +152,16 @@ def reference(
     ratios: Sequence[float] = (1.0,),
     flip: bool = False,
     window: tuple[int, int] | None = None,
+    square: bool = False,
 ) -> Tensor:
     """(C, H, W) scores of the image's pixels; of several views the mean of their probabilities."""
     network, found = NETWORKS[weights], []
     for ratio in ratios:
-        if window:
+        if square:
+            side = round(size * ratio)
+            squashed = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+            view = normalized(np.array(squashed), (side, side))
+        elif window:
             height, width = image.shape[:2]
             view = normalized(image, (max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))))
         else:
@@ -200,7 +204,8 @@ def test_weights(checkpoint: Path, weights: str) -> None:
     assert (expected['ema'].argmax(dim=0) != expected['raw'].argmax(dim=0)).float().mean() > 0.2
 
 
-PROTOCOLS = {
+CASES = {
+    'square': (mosaic_512sq(40), {'square': True}),
     'ss': (ade20k_ss(40), {}),
     'another size': (ade20k_ss(33), {'size': 33}),
     'ms': (ade20k_ms(32), {'size': 32, 'ratios': RATIOS, 'flip': True}),
@@ -209,9 +214,9 @@ PROTOCOLS = {
 }
 
 
-@pytest.mark.parametrize('name', PROTOCOLS)
+@pytest.mark.parametrize('name', CASES)
 def test_protocols(checkpoint: Path, name: str) -> None:
-    protocol, options = PROTOCOLS[name]
+    protocol, options = CASES[name]
     image = random_image((45, 70))
     assert_labels(Predictor(checkpoint, protocol=protocol)(image), reference(image, **options))
 
@@ -346,7 +351,7 @@ def test_modes(predictor: Predictor, mode: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize('size', [(1, 1), (1, 90), (90, 1)])
 def test_thin_images(predictor: Predictor, size: tuple[int, int]) -> None:
     image = random_image((90, 90))[: size[0], : size[1]].copy()
-    for protocol, options in PROTOCOLS.values():
+    for protocol, options in CASES.values():
         shown = copy(predictor)
         shown.protocol = protocol
         assert_thin_labels(shown(image), reference(image, **options))
@@ -367,8 +372,9 @@ def test_a_hundred_megapixels_fit_in_memory(checkpoint: Path, tmp_path: Path) ->
     Image.new('RGB', (10_000, 10_000), (200, 100, 50)).save(tmp_path / 'large.png', compress_level=1)
     # Not ru_maxrss, in which a new process inherits what its parent had.
     code = (
-        'import sys, predict\n'
-        'predict.main(sys.argv[1:])\n'
+        'import sys\n'
+        'from segrecipes.commands import cli\n'
+        'cli.run("predict", sys.argv[1:])\n'
         'print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0])\n'
     )
     command = [sys.executable, '-c', code, checkpoint, tmp_path / 'large.png', '--out', tmp_path / 'out']
@@ -386,14 +392,14 @@ def test_a_hundred_megapixels_fit_in_memory(checkpoint: Path, tmp_path: Path) ->
 
 def run(checkpoint: Path | str, *arguments: Any, out: Path) -> dict[str, Any]:
     """``shares.json`` of a run that succeeds."""
-    main([str(checkpoint), *map(str, arguments), '--out', str(out)])
+    cli.run('predict', [str(checkpoint), *map(str, arguments), '--out', str(out)])
     return json.loads((out / 'shares.json').read_text())
 
 
 def refused(*arguments: Any, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of a run that does not start."""
     with pytest.raises(SystemExit) as stop:
-        main([*map(str, arguments)])
+        cli.run('predict', [*map(str, arguments)])
     assert stop.value.code == 1
     output = capsys.readouterr()
     assert output.out == ''
@@ -489,6 +495,17 @@ OPTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     '--slide': ('slide', '@40', {'window': (40, 27)}),
     '--slide --size 32': ('slide', '@32', {'window': (32, 21)}),
     '--slide --flip --size 32': ('slide', '@32', {'window': (32, 21), 'flip': True}),
+    '--protocol ade20k-ss': ('ade20k-ss', '@40', {}),
+    '--protocol ade20k-ss --ms --size 24': ('ade20k-ss+ms', '@24', {'ratios': RATIOS, 'size': 24}),
+    '--protocol ade20k-ms --size 32': ('ade20k-ms', '@32', {'ratios': RATIOS, 'flip': True, 'size': 32}),
+    '--protocol slide --size 32': ('slide', '@32', {'window': (32, 21)}),
+    '--protocol slide --flip': ('slide+flip', '@40', {'window': (40, 27), 'flip': True}),
+    '--protocol mosaic-512sq': ('mosaic-512sq', '@40', {'square': True}),
+    '--protocol mosaic-512sq --flip --size 33': (
+        'mosaic-512sq+flip',
+        '@33',
+        {'square': True, 'flip': True, 'size': 33},
+    ),
     '--weights raw': ('ade20k-ss', '@40', {'weights': 'raw'}),
     '--weights ema': ('ade20k-ss', '@40', {'weights': 'ema'}),
     '--device cpu': ('ade20k-ss', '@40', {}),
@@ -507,6 +524,17 @@ def test_options(checkpoint: Path, photos: Path, tmp_path: Path, arguments: str)
         assert (mask != reference(image).argmax(dim=0).numpy()).any()
 
 
+@pytest.mark.parametrize('name', PROTOCOLS)
+def test_each_protocol_of_the_table_is_chosen_by_its_name(
+    checkpoint: Path, photos: Path, tmp_path: Path, name: str
+) -> None:
+    for arguments, protocol in ([], get_protocol(name, 40)), (['--size', '32'], get_protocol(name, 32)):
+        found = run(checkpoint, photos / 'b c.png', '--protocol', name, *arguments, out=tmp_path)
+        assert found['protocol'] == str(protocol)
+        expected = Predictor(checkpoint, protocol=protocol)(photos / 'b c.png')
+        np.testing.assert_array_equal(read(tmp_path / 'masks/b c.png'), expected)
+
+
 def test_submission(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     """As ADE20K's server takes it: 1 is class 0, in one channel without palette."""
     run(checkpoint, photos / 'a.jpg', photos / 'day 1' / 'd.JPG', '--submission', out=tmp_path)
@@ -522,8 +550,20 @@ def test_submission(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
 def test_as_a_command(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     """As the module's docstring has it: a file, a folder and a pattern."""
     pattern = str(photos / 'day 1' / '*' / '*.png')
-    command = [sys.executable, ROOT / 'predict.py', checkpoint, 'a.jpg', 'day 1/', pattern, '--out', tmp_path / 'pred']
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=photos)
+    command = [
+        sys.executable,
+        '-m',
+        'segrecipes',
+        'predict',
+        checkpoint,
+        'a.jpg',
+        'day 1/',
+        pattern,
+        '--out',
+        tmp_path / 'pred',
+    ]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=photos, env=environment)
     assert (done.returncode, done.stdout) == (0, f'3 images segmented: {tmp_path / "pred"}\n'), done.stderr
     assert done.stderr == ''
     masks = ['a.png', 'day 1/d.png', 'day 1/night/e.png']
@@ -595,7 +635,7 @@ def test_a_damaged_image_in_python(predictor: Predictor, mixed: Path, name: str)
 
 def test_a_missing_image_in_python(predictor: Predictor, tmp_path: Path) -> None:
     for path in (tmp_path / 'a.jpg', str(tmp_path / 'a.jpg'), tmp_path):
-        with pytest.raises(predict.MissingPathError, match=f'^no such image: {path}$'):
+        with pytest.raises(MissingPathError, match=f'^no such image: {path}$'):
             predictor(path)
 
 
@@ -622,7 +662,7 @@ def test_a_picture_that_cannot_be_saved_leaves_nothing_half_written(
     assert capsys.readouterr().err.splitlines()[-1] == 'error: 1 of 3 images were left out: large'
     shares = json.loads((tmp_path / 'out/shares.json').read_text())
     assert [*shares['images']] == ['a', 'z'] and [*shares['failed']] == ['large']
-    assert not list((tmp_path / 'out').rglob('*.partial'))
+    assert not list((tmp_path / 'out').rglob('*.partial*'))
     assert files(tmp_path / 'out' / 'overlays') == ['a.jpg', 'z.jpg']
     for path in (tmp_path / 'out').rglob('*.[pj][np]g'):
         read(path)  # whole
@@ -660,6 +700,14 @@ REFUSED = {
         "weights=emma is not known. Did you mean 'ema'? Legal: best, ema, raw.",
     ),
     'size 0': ('{checkpoint} {photos} --size 0', '--size=0 must be 1 or more pixels'),
+    'unknown protocol': (
+        '{checkpoint} {photos} --protocol ade20k-sss',
+        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(sorted(PROTOCOLS))}.",
+    ),
+    'a protocol and --slide': (
+        '{checkpoint} {photos} --protocol ade20k-ms --slide',
+        '--slide is --protocol slide; --protocol=ade20k-ms is given too',
+    ),
     'size below 0': ('{checkpoint} {photos} --slide --size -5', '--size=-5 must be 1 or more pixels'),
 }
 
@@ -689,8 +737,8 @@ def test_a_checkpoint_without_a_card(
         torch.save({'state': state} if name == 'state.pt' else state, tmp_path / name)
         told = refused(tmp_path / name, photos, capsys=capsys)
         assert told == (
-            f'{tmp_path / name} does not say which architecture and classes it is of: it was written before '
-            'checkpoints kept a model card, or by another tool'
+            f'{tmp_path / name} has no model card, so its architecture and classes are not known: it was written '
+            'before checkpoints kept one, or by another tool'
         )
 
 
@@ -698,7 +746,7 @@ def test_a_checkpoint_of_another_network_than_its_card_says(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = contents()
-    content['state']['callbacks']['Describe'] = replace(CARD, num_classes=7).to_dict()
+    content['state']['callbacks']['Describe'] = {**CARD.to_dict(), 'num_classes': 7}
     torch.save(content, tmp_path / 'other.pt')
     told = refused(tmp_path / 'other.pt', photos, capsys=capsys)
     assert told.startswith(f'{tmp_path / "other.pt"} does not fit the network: ')
@@ -732,19 +780,12 @@ def test_only_trusted_code_is_run(
 
 
 @pytest.mark.parametrize(
-    ('to', 'suffix'),
-    [
-        ('onnx', 'onnx'),
-        ('safetensors', 'safetensors'),
-        pytest.param('torch.export', 'pt2', marks=pytest.mark.slow),
-    ],
+    'to', [pytest.param(to, marks=[pytest.mark.slow] * row.runs_code) for to, row in FORMATS.items()]
 )
-def test_exported_files_label_as_the_checkpoint(
-    checkpoint: Path, photos: Path, tmp_path: Path, to: str, suffix: str
-) -> None:
-    path = tmp_path / f'net.{suffix}'
-    export.main([str(checkpoint), '--to', to, '--out', str(path)])
-    trust = ['--trust-checkpoint'] if suffix == 'pt2' else []
+def test_exported_files_label_as_the_checkpoint(checkpoint: Path, photos: Path, tmp_path: Path, to: str) -> None:
+    path = tmp_path / f'net{FORMATS[to].suffix}'
+    cli.run('export', [str(checkpoint), '--to', to, '--out', str(path)])
+    trust = ['--trust-checkpoint'] if FORMATS[to].runs_code else []
     found = run(path, photos, *trust, '--ms', '--flip', '--size', '32', out=tmp_path / 'out')
     assert [*found['images']] == ['a', 'b c', 'f.x']
     for name in ('b c.png', 'f.x.bmp'):
@@ -818,7 +859,7 @@ def test_a_folder_in_the_way_of_a_mask(checkpoint: Path, photos: Path, tmp_path:
     (tmp_path / 'masks/a.png').mkdir(parents=True)
     with pytest.raises(SystemExit):
         run(checkpoint, photos, out=tmp_path)
-    assert not list(tmp_path.rglob('*.partial'))
+    assert not list(tmp_path.rglob('*.partial*'))
 
 
 def test_shares_tell_how_the_image_was_shown(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

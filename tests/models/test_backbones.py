@@ -1,29 +1,49 @@
-"""The deep-stem backbones."""
+"""Backbones: what each row promises, the deep-stem ones, and their weights."""
 
 import subprocess
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, randomised, saved
+from helpers.networks import build_model, build_network
 from torch import Tensor, nn
 
-from segrecipes.models.backbones.table import BACKBONES, build_backbone
-from segrecipes.models.backbones.table import TORCHVISION
 from segrecipes.base.errors import UserError
-from segrecipes.models.network import SegmentationNetwork, build_network
-from segrecipes.training.tasks.segmentation import build_model
+from segrecipes.models.backbones.table import BACKBONES, TORCHVISION
+from segrecipes.models.backbones.weights import load_backbone_weights
+from segrecipes.models.network import SegmentationNetwork
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEEP = ['resnetv1c18', 'resnetv1c50', 'resnetv1c101']
 STRIDES = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
 ARGUMENTS = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 32: ((1, 2, 2, 2), (1, 1, 1, 1))}
 
 
-def test_they_are_rows_of_the_table() -> None:
+def backbone_of(backbone_arch: str, output_stride: int, weights: str | Path | None = None) -> Any:
+    backbone = BACKBONES[backbone_arch](output_stride)
+    if weights is not None:
+        load_backbone_weights(backbone, backbone_arch, str(weights))
+    return backbone
+
+
+@pytest.mark.parametrize('output_stride', STRIDES)
+@pytest.mark.parametrize('backbone_arch', BACKBONES)
+def test_each_row_says_what_its_maps_are(backbone_arch: str, output_stride: int) -> None:
+    with torch.device('meta'):
+        backbone = backbone_of(backbone_arch, output_stride)
+        features = backbone(torch.zeros(2, 3, 65, 47))
+    assert backbone.strides == STRIDES[output_stride]
+    assert len(features) == len(backbone.channels) == 4
+    for feature, channels, stride in zip(features, backbone.channels, backbone.strides, strict=True):
+        assert feature.shape == (2, channels, -(-65 // stride), -(-47 // stride))
+
+
+def test_deep_stems_are_rows_of_the_table() -> None:
     assert [name for name in BACKBONES if name not in TORCHVISION] == DEEP
 
 
@@ -37,7 +57,7 @@ def test_features_equal_mmsegmentations(backbone_arch: str, output_stride: int) 
         'norm_eval': False, 'style': 'pytorch', 'norm_cfg': {'type': 'BN', 'requires_grad': True},
         'out_indices': (0, 1, 2, 3),
     })  # fmt: skip
-    backbone = build_backbone(backbone_arch, None, output_stride).eval()
+    backbone = backbone_of(backbone_arch, output_stride).eval()
     assert backbone.channels == list(channels)
     backbone.load_state_dict(theirs.state_dict())
     with torch.no_grad():
@@ -77,8 +97,9 @@ def test_they_learn() -> None:
 
 def test_mmsegmentation_is_imported_where_it_is_needed_and_without_a_word() -> None:
     program = (
-        'import sys, backbones; assert not {"mmseg", "mmengine", "mmcv"} & set(sys.modules);'
-        'backbones.build_backbone("resnetv1c18", None, 8); assert "mmseg" in sys.modules;'
+        'import sys; import segrecipes.models.backbones.resnet; from segrecipes.models.backbones import table;'
+        'assert not {"mmseg", "mmengine", "mmcv"} & set(sys.modules);'
+        'table.BACKBONES["resnetv1c18"](8); assert "mmseg" in sys.modules;'
         'from mmengine import DefaultScope; assert DefaultScope.get_current_instance() is None'
     )
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], cwd=ROOT, capture_output=True, text=True)
@@ -88,14 +109,14 @@ def test_mmsegmentation_is_imported_where_it_is_needed_and_without_a_word() -> N
 @pytest.fixture(scope='module')
 def deep_weights() -> dict[str, Tensor]:
     torch.manual_seed(3)
-    return randomised(build_backbone('resnetv1c18', None, 32)).state_dict()
+    return randomised(backbone_of('resnetv1c18', 32)).state_dict()
 
 
 @pytest.mark.parametrize('inside', [False, True])
 def test_a_file_of_their_weights_is_loaded(inside: bool, deep_weights: dict[str, Tensor], tmp_path: Path) -> None:
     content = {**deep_weights, 'fc.weight': torch.zeros(1000, 512), 'fc.bias': torch.zeros(1000)}
     path = saved({'state_dict': content} if inside else content, tmp_path / 'resnet18_v1c.pth')
-    assert_equal(build_backbone('resnetv1c18', str(path), 8).state_dict(), deep_weights)
+    assert_equal(backbone_of('resnetv1c18', 8, path).state_dict(), deep_weights)
 
 
 def test_what_lies_beside_their_weights_is_not_needed(deep_weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -106,13 +127,13 @@ def test_what_lies_beside_their_weights_is_not_needed(deep_weights: dict[str, Te
     path = saved(content, tmp_path / 'epoch_1.pth')
     with pytest.raises(UnpicklingError):
         torch.load(path, weights_only=True)
-    assert_equal(build_backbone('resnetv1c18', str(path), 8).state_dict(), deep_weights)
+    assert_equal(backbone_of('resnetv1c18', 8, path).state_dict(), deep_weights)
 
 
 @pytest.mark.parametrize('backbone_weights', ['IMAGENET1K_V1', 'DEFAULT'])
 def test_torchvision_has_no_weights_for_them(backbone_weights: str) -> None:
     with pytest.raises(UserError) as error:
-        build_backbone('resnetv1c50', backbone_weights, 8)
+        backbone_of('resnetv1c50', 8, backbone_weights)
     assert str(error.value) == (
         f'model.backbone_weights={backbone_weights} is not known. Legal: /path/to/file.pth, null.'
     )
@@ -123,11 +144,11 @@ def test_a_file_of_another_backbone_is_refused(deep_weights: dict[str, Tensor], 
     with pytest.raises(
         UserError, match=f'^model.backbone_weights={path} does not fit model.backbone_arch=resnetv1c50: '
     ):
-        build_backbone('resnetv1c50', str(path), 8)
+        backbone_of('resnetv1c50', 8, path)
     with pytest.raises(UserError, match=r'5 parameters are missing \(conv1.weight, .*, 18 are not known'):
-        build_backbone('resnet18', str(path), 8)
+        backbone_of('resnet18', 8, path)
 
 
 def test_a_wrong_output_stride_is_refused() -> None:
     with pytest.raises(UserError, match=r'^model.output_stride=4 is not possible. Legal: 8, 16, 32\.$'):
-        build_backbone('resnetv1c18', None, 4)
+        backbone_of('resnetv1c18', 4)

@@ -3,12 +3,12 @@ import copy
 import pytest
 import torch
 from helpers.depthwise_cases import CASES, errors
-from torch import nn
+from helpers.networks import build_network
 from helpers.triton_kernels import interpreted, resources
+from torch import nn
 
 from segrecipes.models.layers import depthwise
 from segrecipes.models.layers.depthwise import FastDepthwise, depthwise_conv2d, use_fast_depthwise
-from segrecipes.models.network import build_network
 
 pytest.importorskip('triton')
 

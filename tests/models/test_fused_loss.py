@@ -15,6 +15,8 @@ from segrecipes.models.losses.sliced import SlicedLoss, loss_by_labels, segmenta
 
 pytest.importorskip('triton')
 
+ROOT = Path(__file__).parents[2]
+
 VALUE = 1e-5
 GRADIENT = {torch.float32: 1e-5, torch.float16: 2**-11, torch.bfloat16: 2**-8}  # rounding of the last
 FLOATS = 'lse', 'parts', 'scale', 'by_intersection', 'by_probs', 'shift'
@@ -114,6 +116,9 @@ def test_sizes_of_one_compile(tmp_path) -> None:
 
 def test_a_cpu_neither_uses_nor_imports_the_kernels() -> None:
     assert loss_by_labels(torch.zeros(1, 2, 1, 1)) is SlicedLoss
-    loss = 'segmentation_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 2).long())'
-    code = f'import sys, torch; from losses import segmentation_loss; {loss}; assert "fused_loss" not in sys.modules'
-    subprocess.run([sys.executable, '-c', code], check=True)
+    code = (
+        'import sys, torch; from segrecipes.models.losses.sliced import segmentation_loss;'
+        'segmentation_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 2).long());'
+        'assert not {name for name in sys.modules if name.startswith("segrecipes.models.losses.fused")}'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def has_mmcv_lite() -> bool:
@@ -28,7 +28,7 @@ def run(code: str) -> str:
 @lite_only
 def test_decode_heads_import_and_an_op_says_what_is_missing():
     out = run("""
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 import torch
@@ -49,7 +49,7 @@ except RuntimeError as error:
 def test_a_second_call_changes_nothing():
     run("""
 import sys
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 first = sys.modules['mmcv._ext']
 ensure_ops()
@@ -61,19 +61,19 @@ assert sys.modules['mmcv._ext'] is first
 def test_the_stand_in_has_ops_but_no_module_attributes():
     run("""
 import inspect, sys
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 stand_in = sys.modules['mmcv._ext']
 assert stand_in.roi_align_forward.__name__ == 'roi_align_forward'
 assert not hasattr(stand_in, '__path__')
-assert inspect.getmodule(ensure_ops).__name__ == 'mmcv_ops'  # walks sys.modules
+assert inspect.getmodule(ensure_ops).__name__ == 'segrecipes.models.mmseg'  # walks sys.modules
 """)
 
 
 @lite_only
 def test_mmengines_runner_trains_beside_the_stand_in(tmp_path: Path):
     out = run(f"""
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 
 import importlib.util, pkgutil
@@ -110,7 +110,7 @@ print(runner.iter)
 def test_a_loaded_extension_is_left_alone():
     run("""
 import sys, types
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 loaded = sys.modules['mmcv._ext'] = types.ModuleType('mmcv._ext')
 ensure_ops()
 assert sys.modules['mmcv._ext'] is loaded
@@ -123,7 +123,7 @@ def test_an_extension_that_is_not_loaded_yet_is_left_alone(tmp_path: Path):
 import sys
 import mmcv
 mmcv.__path__.insert(0, {str(tmp_path)!r})
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 assert 'mmcv._ext' not in sys.modules
 import mmcv._ext
@@ -137,7 +137,7 @@ def test_an_extension_that_fails_to_load_keeps_its_own_error(tmp_path: Path):
     out = run(f"""
 import mmcv
 mmcv.__path__.insert(0, {str(tmp_path)!r})
-from mmcv_ops import ensure_ops
+from segrecipes.models.mmseg import ensure_ops
 ensure_ops()
 try:
     import mmcv._ext

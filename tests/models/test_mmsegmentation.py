@@ -8,17 +8,20 @@ import torch
 from helpers.checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, logits, mmseg_config, named, saved
 from torch import Tensor, nn
 
-from segrecipes.checkpoints.card import ModelCard
-from segrecipes.checkpoints.zoo import infer_card
-from segrecipes.checkpoints.read import read_checkpoint
-from segrecipes.checkpoints.fit import load_weights
 from segrecipes.base.errors import UserError
-from segrecipes.datasets.table import DATASETS
 from segrecipes.base.palette import palette
+from segrecipes.base.pickles import check_safe
+from segrecipes.checkpoints.card import ModelCard
+from segrecipes.checkpoints.fit import load_weights
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.checkpoints.zoo import infer_card
+from segrecipes.datasets.table import DATASETS
+from segrecipes.models.architectures import ARCHITECTURES
 from segrecipes.models.mmseg import ensure_ops
 from segrecipes.models.network import build_network
-from segrecipes.base.pickles import check_safe
+from segrecipes.models.spec import NetworkSpec
 
+ZOO = [name for name, row in ARCHITECTURES.items() if row.parts]
 META = {
     'mmcv': {'CLASSES': ('a', 'b', 'c', 'd', 'e '), 'PALETTE': [[i, 2 * i, 3 * i] for i in range(5)], 'iter': 160000},
     'mmengine': {
@@ -30,18 +33,18 @@ META = {
 
 @pytest.mark.parametrize('auxiliary', [False, True], ids=['alone', 'auxiliary'])
 @pytest.mark.parametrize('backbone_arch', SHAPES)
-@pytest.mark.parametrize('architecture', ['deeplabv3plus', 'deeplabv3', 'pspnet', 'upernet'])
+@pytest.mark.parametrize('architecture', ZOO)
 def test_mmsegmentations_networks(architecture: str, backbone_arch: str, auxiliary: bool, tmp_path: Path) -> None:
     theirs = build_mmseg(mmseg_config(architecture, *SHAPES[backbone_arch], auxiliary))
     meta = META['mmengine' if auxiliary else 'mmcv']
     checkpoint = read_checkpoint(saved({'meta': meta, 'state_dict': theirs.state_dict()}, tmp_path / 'zoo.pth'))
     assert (checkpoint.kind, checkpoint.batch, checkpoint.ema) == ('mmsegmentation', 160000, None)
     assert checkpoint.card == ModelCard(
-        architecture, 5, backbone_arch, None, 16, auxiliary, ('a', 'b', 'c', 'd', 'e'),
+        NetworkSpec(architecture, 5, backbone_arch, None, 16), auxiliary, ('a', 'b', 'c', 'd', 'e'),
         tuple((i, 2 * i, 3 * i) for i in range(5)), '', 1 if auxiliary else 0,
     )  # fmt: skip
     assert checkpoint.card is not None
-    network = build_network(**checkpoint.card.network_arguments()).eval()
+    network = build_network(checkpoint.card.network, auxiliary=checkpoint.card.auxiliary).eval()
     load_weights(network, checkpoint.weights, checkpoint.path)
     with torch.no_grad():
         expected = theirs.encode_decode(IMAGES, [{'img_shape': IMAGES.shape[-2:]}])
@@ -65,9 +68,9 @@ def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_a_resnet_101_is_recognised() -> None:
     with torch.device('meta'):
-        weights = build_network(architecture='upernet', num_classes=5, backbone_arch='resnetv1c101').state_dict()
+        weights = build_network(NetworkSpec('upernet', 5, 'resnetv1c101')).state_dict()
     card = infer_card(weights, {})
-    assert card is not None and (card.backbone_arch, card.head_channels) == ('resnetv1c101', 512)
+    assert card is not None and (card.network.backbone_arch, card.network.head_channels) == ('resnetv1c101', 512)
 
 
 def test_ade20k_is_recognised_by_its_classes() -> None:
@@ -75,7 +78,7 @@ def test_ade20k_is_recognised_by_its_classes() -> None:
     from mmseg.datasets import ADE20KDataset
 
     with torch.device('meta'):
-        weights = build_network(architecture='pspnet', num_classes=150, backbone_arch='resnetv1c18').state_dict()
+        weights = build_network(NetworkSpec('pspnet', 150, 'resnetv1c18')).state_dict()
     colors = ADE20KDataset.METAINFO['palette']
     card = infer_card(weights, {'CLASSES': ADE20KDataset.METAINFO['classes'], 'PALETTE': colors})
     assert card is not None
@@ -98,7 +101,7 @@ def test_an_auxiliary_head_of_another_width_is_left_out(tmp_path: Path) -> None:
     theirs = build_mmseg(config)
     checkpoint = read_checkpoint(saved({'meta': {}, 'state_dict': theirs.state_dict()}, tmp_path / 'zoo.pth'))
     assert checkpoint.card is not None and not checkpoint.card.auxiliary
-    network = build_network(**checkpoint.card.network_arguments()).eval()
+    network = build_network(checkpoint.card.network, auxiliary=checkpoint.card.auxiliary).eval()
     load_weights(network, checkpoint.weights, checkpoint.path)
     expected = theirs.encode_decode(IMAGES, [{'img_shape': IMAGES.shape[-2:]}]).detach()
     torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-5)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.networks import build_model
 from torch import nn
 
-from segrecipes.training.tasks.segmentation import build_model
 from segrecipes.models.layers.pooling import RepeatablePool, average_pool, use_repeatable_pooling
 
 
