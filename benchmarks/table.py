@@ -28,14 +28,15 @@ def main() -> None:
 
 
 def summary() -> str:
-    """One line for each figure that has a target."""
-    rows = [
-        (f'`benchmarks/{record["name"]}.py`', target['what'], number(target['value']), target['wanted'])
-        for question in QUESTIONS
-        for record in last_records(question)
-        for target in record['targets']
-    ]
-    return tabulate(rows, ('benchmark', 'figure', 'measured', 'wanted'), tablefmt='github', disable_numparse=True)
+    """One line for each figure that has a target, from the last record on a CPU and on a GPU."""
+    rows = []
+    for question in QUESTIONS:
+        for record in {is_gpu(record): record for record in last_records(question)}.values():
+            script, on = f'`benchmarks/{question}.py`', record['hardware'].rpartition(',')[0]
+            rows += [
+                (script, target['what'], number(target['value']), target['wanted'], on) for target in record['targets']
+            ]
+    return tabulate(rows, ('benchmark', 'figure', 'measured', 'wanted', 'on'), tablefmt='github', disable_numparse=True)
 
 
 def lines() -> Iterator[str]:
@@ -47,15 +48,23 @@ def lines() -> Iterator[str]:
         records = last_records(question)
         for record in records:
             yield from section(record)
-        if question in ON_GPU and not any('NVIDIA' in record['hardware'] for record in records):
+        if question in ON_GPU and not any(map(is_gpu, records)):
             yield from ('', f'`{question}.py` on a GPU: not measured.')
 
 
+def is_gpu(record: dict[str, Any]) -> bool:
+    return 'NVIDIA' in record['hardware']
+
+
 def last_records(question: str) -> list[dict[str, Any]]:
-    """The last record of a question for each hardware, in the order in which the hardware first appeared."""
+    """The last record of a question for each hardware, the latest last."""
     file = RECORDS / f'{question}.jsonl'
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return list({record['hardware']: record for record in found}.values())
+    latest: dict[str, dict[str, Any]] = {}
+    for record in found:
+        latest.pop(record['hardware'], None)
+        latest[record['hardware']] = record
+    return list(latest.values())
 
 
 def section(record: dict[str, Any]) -> Iterator[str]:

@@ -83,7 +83,7 @@ def test_the_last_record_of_each_hardware_counts(table: Any, tmp_path: Path, mon
     monkeypatch.setattr(table, 'RECORDS', tmp_path)
     records = [{'hardware': name, 'number': number} for number, name in enumerate(['a', 'b', 'a'])]
     (tmp_path / 'q.jsonl').write_text('\n'.join(map(json.dumps, records)))
-    assert [record['number'] for record in table.last_records('q')] == [2, 1]
+    assert [record['number'] for record in table.last_records('q')] == [1, 2]
     assert table.last_records('none') == []
 
 
