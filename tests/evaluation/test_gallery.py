@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segrecipes.base.palette import colorize, indexed_png, palette
 from segrecipes.evaluation.gallery import GROUPS, LONG_SIDE, Gallery
-from segrecipes.base.palette import indexed_png
-from segrecipes.base.palette import palette
-from segrecipes.base.palette import colorize
 from segrecipes.evaluation.pictures import save_grid, save_predictions, side_by_side
 
 NUM_CLASSES = 4
@@ -59,7 +57,7 @@ def written(gallery: Gallery, folder: Path) -> dict[str, bytes]:
 def gathered(ranks: list[Gallery], monkeypatch: pytest.MonkeyPatch) -> list[Gallery]:
     """What each rank has after ``gather``; each is given copies, as pickling makes them."""
     held = [(dict(g.scores), {name: list(group) for name, group in g.groups.items()}) for g in ranks]
-    monkeypatch.setattr('gallery.dist.all_gather_object', lambda mine: held)
+    monkeypatch.setattr('segrecipes.evaluation.gallery.dist.all_gather_object', lambda mine: held)
     for gallery in ranks:
         gallery.gather()
     return ranks
@@ -331,7 +329,7 @@ def test_grid(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         drawn.update(rows=rows, headings=headings, labels=labels)
         save_grid(path, rows, headings, labels, class_names, title)
 
-    monkeypatch.setattr('pictures.save_grid', keep)
+    monkeypatch.setattr('segrecipes.evaluation.pictures.save_grid', keep)
     pictures = gallery_of(IMAGES[:count], 10).groups['sample']
     save_predictions(tmp_path / 'new' / 'grid.png', pictures, ('sky', 'ground', 'tree', 'boat'), 'title')
     assert drawn['headings'] == ('image', 'ground truth', 'prediction')

@@ -6,8 +6,17 @@ from composer.metrics import CrossEntropy as ComposersCrossEntropy
 from composer.metrics import MIoU as ComposersMIoU
 from torch import Tensor
 
+from segrecipes.evaluation.metrics import (
+    CrossEntropy,
+    MIoU,
+    Scored,
+    argmax,
+    image_scores,
+    iou_from_confusion,
+    score,
+    score_predictions,
+)
 from segrecipes.models.losses import sliced as losses
-from segrecipes.evaluation.metrics import CrossEntropy, MIoU, Scored, argmax, image_scores, iou_from_confusion, score, score_predictions
 
 
 def batches(count: int = 3, classes: int = 5) -> list[tuple[Tensor, Tensor]]:
@@ -130,6 +139,14 @@ def test_more_classes_than_a_byte_holds() -> None:
 def test_argmax_takes_the_first_of_equals_as_torch_does() -> None:
     logits = torch.randint(3, (2, 6, 5, 4)).float()
     assert torch.equal(argmax(logits), logits.argmax(dim=1))
+
+
+def test_argmax_takes_the_first_nan_as_torch_does() -> None:
+    logits = torch.randint(3, (2, 6, 5, 40)).float()
+    logits[torch.rand(logits.shape) < 0.1] = torch.nan
+    found = argmax(logits)
+    first = torch.where(logits.isnan().any(dim=1), logits.isnan().int().argmax(dim=1), logits.argmax(dim=1))
+    assert torch.equal(found, first) and torch.equal(found, logits.argmax(dim=1))
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])

@@ -15,16 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrecipes.evaluation import protocols
 from segrecipes.base.errors import UserError
-from segrecipes.models.mmseg import ensure_ops
+from segrecipes.data.normalize import normalize, to_network
+from segrecipes.data.sample import SampleMaker
+from segrecipes.datasets.table import get_dataset
+from segrecipes.evaluation import protocols
+from segrecipes.evaluation import views as views_module
+from segrecipes.evaluation.metrics import MIoU, confusion_matrix
+from segrecipes.evaluation.protocols import EvalProtocol, SquareProtocol
 from segrecipes.evaluation.table import PROTOCOLS, get_protocol
 from segrecipes.evaluation.views import Network, tiles, windows
-from segrecipes.evaluation.protocols import Protocol
+from segrecipes.models.mmseg import ensure_ops
 
 ensure_ops()
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZES = [(48, 64), (97, 131), (1, 50), (50, 1), (1, 1), (200, 90)]
 SLIDE_STRIDES = (None, 7, 1)
 
@@ -36,7 +41,7 @@ def random_image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     return (waves % 200 + rng.integers(0, 56, (*size, 3))).astype(np.uint8)
 
 
-def shown(protocol: Protocol, image: np.ndarray) -> list[Tensor]:
+def shown(protocol: EvalProtocol, image: np.ndarray) -> list[Tensor]:
     """The views as floats of a normalised image's range."""
     return [torch.from_numpy(view).permute(2, 0, 1).float() / 64 - 2 for view in protocol.views(image)]
 
@@ -52,7 +57,7 @@ def random_network(num_classes: int, stride: int, seed: int = 0) -> Network:
 # A slow reference: full-size scores of all views at once
 
 
-def reference(protocol: Protocol, network: Network, views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+def reference(protocol: EvalProtocol, network: Network, views: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(C, H, W): the logits of the image's pixels, of several views the mean of their probabilities."""
     crop = None if protocol.stride is None else (protocol.size, protocol.stride)
     found = []
@@ -128,7 +133,7 @@ def test_labels_do_not_depend_on_the_tiles(name: str, num_classes: int, monkeypa
         network = random_network(num_classes, 4)
         found = []
         for tile in ((1000, 1000), (3, 5), (1, 64)):
-            monkeypatch.setitem(protocols.TILE, 'cpu', tile)
+            monkeypatch.setitem(views_module.TILE, 'cpu', tile)
             found.append(protocol.labels(network, views, image_size))
             assert_same_labels(found[-1], reference(protocol, network, views, image_size))
         # Sums over fewer or more zeros may round differently, and only where two classes are as good as equal
@@ -136,14 +141,14 @@ def test_labels_do_not_depend_on_the_tiles(name: str, num_classes: int, monkeypa
 
 
 COMBINED = [
-    Protocol('windows of the resized image', 40, stride=27),
-    Protocol('of several scales, mirrored', 24, ratios=(1.0, 1.7), flip=True, stride=24),
-    Protocol('of the square', 50, 'square', flip=True, stride=17),
+    EvalProtocol('windows of the resized image', 40, stride=27),
+    EvalProtocol('of several scales, mirrored', 24, ratios=(1.0, 1.7), flip=True, stride=24),
+    SquareProtocol('of the square', 50, flip=True, stride=17),
 ]
 
 
 @pytest.mark.parametrize('protocol', COMBINED, ids=lambda protocol: protocol.name)
-def test_combinations_that_are_in_no_row(protocol: Protocol) -> None:
+def test_combinations_that_are_in_no_row(protocol: EvalProtocol) -> None:
     for image_size, network_stride in product([(48, 64), (97, 131), (1, 50)], (1, 4)):
         views = shown(protocol, random_image(image_size))
         network = random_network(5, network_stride)
@@ -350,7 +355,7 @@ IMAGE_SIZES = [
 @pytest.mark.parametrize(('name', 'scales'), [('ade20k-ss', [(2048, 512)]), ('ade20k-ms', SCALES)])
 def test_view_sizes_are_mmcvs(name: str, scales: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, int]] = []
-    monkeypatch.setattr('protocols.cv2.resize', lambda image, size, interpolation: made.append(size))
+    monkeypatch.setattr(protocols.cv2, 'resize', lambda image, size, interpolation: made.append(size))
     protocol = get_protocol(name)
     rng = np.random.default_rng(0)
     random_sizes = rng.integers(10, 3000, (300, 2)).tolist()
@@ -394,13 +399,19 @@ def test_the_square_is_antialiased_and_its_truth_squashed_too() -> None:
     wanted = F.interpolate(floats, size=(32, 32), mode='bilinear', antialias=True)[0].permute(1, 2, 0).numpy()
     assert np.abs(view - wanted).max() <= 1.5
     rows, columns = ((np.arange(32) + 0.5) * 97 / 32).astype(int), ((np.arange(32) + 0.5) * 131 / 32).astype(int)
-    np.testing.assert_array_equal(protocol.target(mask), mask[rows][:, columns])
+    shown_image, target = protocol(image, mask, np.random.default_rng(0))
+    np.testing.assert_array_equal(shown_image, view)
+    np.testing.assert_array_equal(target, mask[rows][:, columns])
 
 
 @pytest.mark.parametrize('name', ['ade20k-ss', 'ade20k-ms', 'slide'])
 def test_the_truth_is_scored_untouched(name: str) -> None:
-    mask = random_image((97, 131))[..., 0]
-    assert get_protocol(name, 32).target(mask) is mask
+    protocol, image = get_protocol(name, 32), random_image((97, 131))
+    mask = image[..., 0]
+    views, target = protocol(image, mask, np.random.default_rng(0))
+    assert target is mask
+    for view, expected in zip(views, protocol.views(image), strict=True):
+        np.testing.assert_array_equal(view, expected)
 
 
 def test_windows_are_of_the_image_in_its_own_resolution() -> None:
@@ -409,16 +420,79 @@ def test_windows_are_of_the_image_in_its_own_resolution() -> None:
     np.testing.assert_array_equal(view, image)
 
 
+# From images to figures, as a loader and an evaluation go through it
+
+
+@pytest.mark.parametrize('name', PROTOCOLS)
+def test_each_row_from_images_to_figures(name: str) -> None:
+    protocol = get_protocol(name, 32)
+    maker = SampleMaker(protocol, seed=0, label_map=get_dataset('ade20k').label_map(5))
+    images = [random_image(size) for size in ((48, 64), (97, 31), (40, 40))]
+    masks = [random_image(image.shape[:2], seed=1)[..., 0] % 6 for image in images]  # 0 is not scored
+    samples = [maker(image, mask, f'{number}', 0) for number, (image, mask) in enumerate(zip(images, masks))]
+    network, metrics = random_network(5, 4), protocol.metrics(5)
+    at_once = protocol.batch_size(2)
+    predictions, confusion = [], torch.zeros(5, 5, dtype=torch.int64)
+    for first in range(0, 3, at_once):
+        batch = protocol.collate(samples[first : first + at_once])
+        shown_images, labels, _, uids = to_network(batch)
+        assert uids == [str(number) for number in range(first, min(3, first + at_once))]
+        scored = protocol.score(network, shown_images, labels, 5)
+        predictions += scored.predictions
+        confusion += scored.confusion
+        metrics.update(scored)
+        assert scored.image_scores.shape == (len(uids), 2)
+
+    expected = torch.zeros(5, 5, dtype=torch.int64)
+    for image, mask, found in zip(images, masks, predictions, strict=True):
+        _, target = protocol(image, mask, np.random.default_rng(0))
+        views = [normalize(torch.from_numpy(view).permute(2, 0, 1)) for view in protocol.views(image)]
+        assert_same_labels(found, reference(protocol, network, views, target.shape))
+        truth = torch.from_numpy(target).long() - 1
+        expected += confusion_matrix(found, truth, 5)
+        assert len(found.unique()) > 2
+    assert torch.equal(confusion, expected)
+    assert 0 < confusion.sum() < sum(found.numel() for found in predictions)
+    (miou,) = (metric for metric in metrics.values() if isinstance(metric, MIoU))
+    assert int(miou.images) == 3 and torch.equal(miou.confusion, expected)
+    assert all(value.isfinite() for value in metrics.compute().values())
+
+
+def test_squares_are_shown_in_batches_and_other_images_one_at_a_time() -> None:
+    assert {name: get_protocol(name).batch_size(16) for name in PROTOCOLS} == {
+        name: 16 if name == 'mosaic-512sq' else 1 for name in PROTOCOLS
+    }
+
+
+def test_a_large_batch_of_squares_is_shown_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol, network, seen = get_protocol('mosaic-512sq', 32), random_network(5, 4), []
+    images, labels = torch.randn(5, 3, 32, 32), torch.randint(-1, 5, (5, 32, 32))
+
+    def recorded(some: Tensor) -> Tensor:
+        seen.append(len(some))
+        return network(some)
+
+    whole_batch = protocol.score(recorded, images, labels, 5)
+    monkeypatch.setattr(protocols, 'EVALUATED_AT_ONCE', 2 * 32 * 32)
+    parts = protocol.score(recorded, images, labels, 5)
+    monkeypatch.setattr(protocols, 'EVALUATED_AT_ONCE', 1)
+    single = protocol.score(recorded, images, labels, 5)
+    assert seen == [5, 2, 2, 1, 1, 1, 1, 1, 1]
+    for other in (parts, single):
+        assert torch.equal(other.confusion, whole_batch.confusion)
+        torch.testing.assert_close(other.negative_log_likelihood, whole_batch.negative_log_likelihood)
+
+
 # The table
 
 
 def test_rows() -> None:
     ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     assert {name: get_protocol(name) for name in PROTOCOLS} == {
-        'mosaic-512sq': Protocol('mosaic-512sq', 512, 'square'),
-        'ade20k-ss': Protocol('ade20k-ss', 512, 'fit'),
-        'ade20k-ms': Protocol('ade20k-ms', 512, 'fit', ratios, flip=True),
-        'slide': Protocol('slide', 512, 'none', stride=341),
+        'mosaic-512sq': SquareProtocol('mosaic-512sq', 512),
+        'ade20k-ss': EvalProtocol('ade20k-ss', 512, True),
+        'ade20k-ms': EvalProtocol('ade20k-ms', 512, True, ratios, flip=True),
+        'slide': EvalProtocol('slide', 512, False, stride=341),
     }
     assert get_protocol('slide', 769).stride == 513  # as in mmsegmentation's configs for Cityscapes
     assert get_protocol('slide', 32, 10).stride == 10
@@ -449,19 +523,19 @@ LARGE_IMAGE = """
 import json, re, sys, time
 from pathlib import Path
 import torch
-from metrics import MIoU, score_predictions
-from model import build_model
-from protocols import get_protocol
+from segrecipes.evaluation.metrics import MIoU, score_predictions
+from segrecipes.evaluation.table import get_protocol
+from segrecipes.models.network import build_network
+from segrecipes.models.spec import NetworkSpec
 
 torch.manual_seed(0)
-model = build_model(
-    architecture='deeplabv3plus', backbone_arch='resnet18', head_channels=64, num_classes=150
-).eval().requires_grad_(False)
+spec = NetworkSpec('deeplabv3plus', 150, 'resnet18', head_channels=64)
+model = build_network(spec).eval().requires_grad_(False)
 network = torch.nn.Conv2d(3, 150, 4, 4).requires_grad_(False) if sys.argv[2] == 'conv' else model.logits
 height, width = 4000, 6000
 protocol = get_protocol(sys.argv[1])
 truth = torch.randint(-1, 150, (1, height, width), dtype=torch.int16)
-view = torch.randn(3, height, width) if protocol.resize == 'none' else torch.randn(3, 512, 768)
+view = torch.randn(3, 512, 768) if protocol.fits else torch.randn(3, height, width)
 start = time.monotonic()
 labels = protocol.labels(network, [view], (height, width))
 metric = MIoU(150)

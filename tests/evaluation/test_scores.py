@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from segrecipes.datasets.table import get_dataset
 from segrecipes.base.palette import palette
+from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.metrics import MIoU, confusion_matrix, score_predictions
-from segrecipes.models.mmseg import ensure_ops
 from segrecipes.evaluation.scores import Scores, comparison
+from segrecipes.models.mmseg import ensure_ops
 
 ensure_ops()
 
-ADE20K_SAMPLES = Path(__file__).parents[2] / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
+ADE20K_SAMPLES = Path(__file__).parents[3] / 'shared' / 'data' / 'ade20k_samples' / 'sampleData'
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # (prediction 0 … C-1, truth -1 … C-1), (H, W) integers of any size
 
 
@@ -164,7 +164,7 @@ def test_real_images_are_what_the_test_takes_them_for() -> None:
 def test_counted_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     (prediction, truth), *_ = random_pairs(12, [(40, 64)])
     whole = confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(truth), 12)
-    monkeypatch.setattr('metrics.COUNTED_AT_ONCE', 37)
+    monkeypatch.setattr('segrecipes.evaluation.metrics.COUNTED_AT_ONCE', 37)
     parts = confusion_matrix(torch.from_numpy(prediction).byte(), torch.from_numpy(truth), 12)
     assert torch.equal(whole, parts)
     wanted = torch.zeros(12, 12, dtype=torch.int64)
