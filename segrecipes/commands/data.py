@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.local and '=' in arguments.local:  # it would be taken for a folder, and nobody would know
+        raise UserError(f'{arguments.local}: settings are flags here, such as --name camvid')
     row = get_dataset(arguments.name)
     if arguments.show:
         from segrecipes.data.augment import TrainTransform

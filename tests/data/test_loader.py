@@ -15,16 +15,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.data.augment import EvalTransform, TrainTransform, sample_rng
+from segrecipes.data.augment import TrainTransform, sample_rng
+from segrecipes.data.batch import collate_pairs, with_count
 from segrecipes.data.loader import CheckedDataLoader, EpochSampler, build_dataspec
 from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
 from segrecipes.datasets.table import DATASETS
+from segrecipes.evaluation.table import get_protocol
 from segrecipes.storage.decode import DataError, decode_mask
 from segrecipes.storage.folders import find_pairs
 from segrecipes.upstream import build_ade20k_dataspec
 
 TRAIN = TrainTransform(base_size=48, final_size=32)
-EVAL = EvalTransform(final_size=32)
+EVAL: Any = get_protocol('mosaic-512sq', 32)
+ROW = DATASETS['synthetic']
 
 
 class Numbers(Dataset):
@@ -210,10 +213,11 @@ def test_resumed_samples_count_over_all_ranks(synthetic_folder: Path, rank: int,
 def test_a_sample_is_its_file_transformed_with_its_own_generator(synthetic_folder: Path):
     """Against the plain steps, written out."""
     samples = epoch_of(spec_of(synthetic_folder, shuffle=False), 6)
-    pairs = find_pairs(synthetic_folder, 'train', DATASETS['synthetic'])
+    pairs = find_pairs(synthetic_folder, 'train', ROW)
+    classes_of = ROW.label_map(8)
     for (uid, image_file, mask_file), (image_bytes, mask_bytes) in zip(pairs, samples, strict=True):
         with Image.open(image_file) as image, Image.open(mask_file) as mask:
-            wanted = TRAIN(np.array(image), np.array(mask), sample_rng(17, 6, uid))
+            wanted = TRAIN(np.array(image), classes_of[np.array(mask)], sample_rng(17, 6, uid))
         assert image_bytes == np.ascontiguousarray(wanted[0].transpose(2, 0, 1)).tobytes()
         assert mask_bytes == wanted[1].tobytes()
 
@@ -240,13 +244,20 @@ def test_shards_give_the_same_samples(synthetic_folder: Path, synthetic_mds: Pat
 @pytest.mark.parametrize(('ignore_background', 'offset'), [(True, 1), (False, 0)])
 def test_what_the_network_gets(synthetic_folder: Path, ignore_background: bool, offset: int):
     spec = spec_of(synthetic_folder, 'val', ignore_background=ignore_background, num_classes=9 - offset)
-    [images, masks] = next(iter(spec.dataloader))
+    images, classes, labelled, uids = next(iter(spec.dataloader))
     assert (images.shape, images.dtype) == ((4, 3, 32, 32), torch.uint8)
-    assert (masks.shape, masks.dtype) == ((4, 32, 32), torch.uint8)
-    masks[0, 0, :5] = torch.tensor([0, 1, 7, 8, 255])
-    pixels, labels = spec.microbatch_transforms((images, masks))
+    assert (classes.shape, classes.dtype) == ((4, 32, 32), torch.uint8)
+    assert uids == [f'{number:08}' for number in range(1, 5)]
+    for (_, _, mask), found in zip(find_pairs(synthetic_folder, 'val', ROW), classes):
+        wanted = EVAL.resize_mask(np.array(Image.open(mask))).astype(int) - offset
+        np.testing.assert_array_equal(found.numpy(), np.where(wanted < 0, 255, wanted))
+    assert labelled.tolist() == [(classes != 255).sum().item() / 4] * 4
+    assert (spec.get_num_samples_in_batch([images, classes]), spec.batch_transforms(images)) == (4, images)
+    classes[0, 0, :4] = torch.tensor([0, 7, 8 - offset, 255])
+    pixels, labels, *rest = spec.microbatch_transforms((images, classes, labelled, uids))
+    assert rest == [labelled, uids]
     assert labels.dtype == torch.int64
-    assert labels[0, 0, :5].tolist() == [0 - offset, 1 - offset, 7 - offset, 8 - offset, -1]
+    assert labels[0, 0, :4].tolist() == [0, 7, 8 - offset, -1]
     assert (labels.min(), labels.max()) == (-1, 8 - offset)
     for channel in range(3):
         wanted = (images[:, channel].double() - IMAGENET_CHANNEL_MEAN[channel]) / IMAGENET_CHANNEL_STD[channel]
@@ -257,15 +268,36 @@ def test_what_the_network_gets(synthetic_folder: Path, ignore_background: bool, 
 def test_a_training_batch_has_its_labelled_pixels(synthetic_folder: Path, ignore_background: bool):
     """Counted by the workers, or, where a batch is loaded as a pair, before it goes to the device."""
     options: Any = {'ignore_background': ignore_background, 'num_classes': 9}
-    annotated = spec_of(synthetic_folder, **options, third='labelled')
-    pairs = spec_of(synthetic_folder, **options)
+    annotated = spec_of(synthetic_folder, **options)
+    pairs = spec_of(synthetic_folder, **options, collate_fn=collate_pairs)
     for batch, pair in zip(annotated.dataloader, pairs.dataloader, strict=True):
         assert annotated.batch_transforms(batch) is batch
-        _, labels, counts = annotated.microbatch_transforms(batch)
+        _, labels, counts, uids = annotated.microbatch_transforms(batch)
         assert counts.dtype == torch.float32
         assert counts.tolist() == [(labels != -1).sum().item() / 4] * 4
+        assert len(uids) == 4
         assert len(pair) == 2
-        assert torch.equal(pairs.batch_transforms(pair)[2], counts)
+        assert torch.equal(with_count(pair)[2], counts)
+
+
+@pytest.mark.filterwarnings('ignore:unclosed file:ResourceWarning')
+@pytest.mark.usefixtures('clean_shared_memory')
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_views_of_a_protocol(synthetic_folder: Path, synthetic_mds: Path, split: str):
+    """Of a folder and of shards: each image by itself, in its own size."""
+    protocol: Any = get_protocol('ade20k-ss', 64)
+    for path, is_streaming in ((synthetic_folder, False), (synthetic_mds, True)):
+        given = {'is_streaming': is_streaming, 'transform': protocol, 'collate_fn': protocol.collate, 'shuffle': False}
+        found = {uid: (views, classes, labelled)
+                 for batch in spec_of(path, split, batch_size=3, **given).dataloader
+                 for views, classes, labelled, uid in zip(*batch)}  # fmt: skip
+        pairs = find_pairs(synthetic_folder, split, ROW)
+        assert sorted(found) == [pair.uid for pair in pairs]
+        for uid, image, mask in pairs:
+            views, classes, _ = found[uid]
+            np.testing.assert_array_equal(classes.numpy(), ROW.label_map(8)[np.array(Image.open(mask))])
+            [expected] = protocol.views(np.array(Image.open(image)))
+            assert len(views) == 1 and tuple(views[0].shape[1:]) == expected.shape[:2]
 
 
 # What cannot be delivered
@@ -295,7 +327,7 @@ def large_label(image: Path, mask: Path) -> str:
     labels = np.array(Image.open(mask))
     labels[0, :2] = 9, 255
     Image.fromarray(labels).save(mask)
-    return r'^label 9 in the mask of sample 00000003 is above 8, .*model\.num_classes'
+    return r'^label 9 in the mask of sample 00000003 is none .*model\.num_classes allow\. Legal: 0…8, 255\.'
 
 
 def other_size(image: Path, mask: Path) -> str:
@@ -331,10 +363,10 @@ def test_largest_label(damaged: Path, num_classes: int | None, ignore_background
         Image.fromarray(labels).save(mask)
         return spec_of(damaged, 'val', num_classes=num_classes, ignore_background=ignore_background).dataloader
 
-    assert sum(len(images) for images, _ in loader(largest)) == 5
-    assert sum(len(images) for images, _ in loader(255)) == 5
+    assert sum(len(images) for images, *_ in loader(largest)) == 5
+    assert sum(len(images) for images, *_ in loader(255)) == 5
     if num_classes:
-        assert fault_of(loader(largest + 1)).startswith(f'label {largest + 1} in the mask of sample 00000002 is above')
+        assert fault_of(loader(largest + 1)).startswith(f'label {largest + 1} in the mask of sample 00000002 is none ')
 
 
 def test_palette_and_bilevel_masks(tmp_path: Path):
@@ -355,7 +387,7 @@ def test_palette_and_bilevel_masks(tmp_path: Path):
 def test_too_few_samples_for_a_batch(synthetic_folder: Path, batch_size: int, drop_last: bool, enough: bool):
     if enough:
         spec = spec_of(synthetic_folder, batch_size=batch_size, drop_last=drop_last)
-        assert [len(images) for images, _ in spec.dataloader] == [12]
+        assert [len(images) for images, *_ in spec.dataloader] == [12]
         return
     with pytest.raises(UserError) as error:
         spec_of(synthetic_folder, batch_size=batch_size, drop_last=drop_last)
@@ -389,3 +421,9 @@ def test_mosaics_function(synthetic_folder: Path):
         assert [len(images) for images, _ in spec.dataloader] == sizes
         loader: Any = spec.dataloader
         assert loader.dataset.make_sample.transform == (TrainTransform(48, 32, 0.5, 2.0) if split == 'train' else EVAL)
+        for pair in loader:  # as in the example, until it is counted on its way to the device
+            given = spec.batch_transforms(pair)
+            if split == 'train':
+                assert torch.equal(given[2], with_count(pair)[2])
+            else:
+                assert given is pair

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from segrecipes.config.schema import Config, save
 from segrecipes.base.palette import palette
+from segrecipes.config.describe import save
+from segrecipes.config.schema import Config
+from segrecipes.evaluation.scores import Scores
 from segrecipes.reports.page import render
 from segrecipes.reports.run import read_run
-from segrecipes.evaluation.scores import Scores
 
 NASTY = '</script><b onclick="x">&amp;\u2028\''
 RUN_NAME = '</title><i>run</i> & "1"'

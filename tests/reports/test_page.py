@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from helpers.run_folders import (
     NAMES,
     NASTY,
@@ -24,15 +23,17 @@ from helpers.run_folders import (
     write_lines,
     write_scores,
 )
+from PIL import Image
 
-from segrecipes.reports import page as report
 from segrecipes.base.errors import UserError
-from segrecipes.evaluation.gallery import Gallery
 from segrecipes.base.palette import palette
-from segrecipes.reports.plots import plain
-from segrecipes.reports.page import main, render, write_report
-from segrecipes.reports.run import read_run
+from segrecipes.commands import cli
+from segrecipes.evaluation.gallery import Gallery
 from segrecipes.evaluation.scores import Scores
+from segrecipes.reports.page import ClassRow, render, weakest, write_report
+from segrecipes.reports.pictures import picture
+from segrecipes.reports.plots import plain
+from segrecipes.reports.run import read_run
 
 COLORS = palette(4).tolist()
 
@@ -94,10 +95,10 @@ def test_a_class_that_is_predicted_only_and_one_without_a_fault(tmp_path: Path):
 
 def test_five_weakest_the_more_frequent_first():
     rows = [
-        report.ClassRow(str(index), (), iou, iou, pixels, pixels)
+        ClassRow(str(index), (), iou, iou, pixels, pixels)
         for index, (iou, pixels) in enumerate([(5, 1), (None, 0), (0, 1), (0, 9), (90, 5), (80, 5), (70, 5)])
     ]
-    assert [row.name for row in report.weakest(rows)] == ['3', '2', '0', '6', '5']
+    assert [row.name for row in weakest(rows)] == ['3', '2', '0', '6', '5']
 
 
 def test_config_verbatim(run: Path):
@@ -134,7 +135,7 @@ def test_neither_history_nor_evaluation(run: Path, capsys: pytest.CaptureFixture
     (run / 'history.jsonl').write_text('')
     for _ in range(2):
         with pytest.raises(SystemExit) as exit_:
-            main([str(run)])
+            cli.run('report', [str(run)])
         assert exit_.value.code == 1
         assert capsys.readouterr().err == (
             f'error: {run} is not the folder of a run: neither history.jsonl with metrics in it '
@@ -156,14 +157,14 @@ def embedded(entry: dict[str, Any], key: str) -> Image.Image:
 def test_pictures_are_embedded_small(run: Path):
     loaded = read_run(run)
     assert [entry['uid'] for entry in loaded.images] == ['c', 'b', 'a']
-    entry = report.picture(loaded, loaded.images[2])
+    entry = picture(loaded, loaded.images[2])
     assert {embedded(entry, key).size for key in ('image', 'truth', 'prediction', 'errors')} == {(640, 32)}
     assert dict(entry['legend']) == dict(zip(NAMES[:3], COLORS))
 
 
 def test_masks_keep_their_labels_and_errors_are_the_wrong_pixels(run: Path):
     loaded = read_run(run)
-    entry = report.picture(loaded, loaded.images[0])
+    entry = picture(loaded, loaded.images[0])
     for key in ('truth', 'prediction'):
         with Image.open(run / f'evaluation/images/c-{key}.png') as original:
             np.testing.assert_array_equal(np.array(embedded(entry, key)), np.array(original))
@@ -186,7 +187,7 @@ def test_masks_keep_their_labels_and_errors_are_the_wrong_pixels(run: Path):
 def test_without_scores_masks_have_the_colours_of_their_file(run: Path):
     (run / 'evaluation/scores.json').unlink()
     loaded = read_run(run)
-    entry = report.picture(loaded, loaded.images[0])
+    entry = picture(loaded, loaded.images[0])
     assert entry['legend'] == [(f'class {index}', palette(3)[index].tolist()) for index in range(3)]
 
 
@@ -210,7 +211,7 @@ def test_an_unreadable_picture_is_left_out(
 ):
     path = run / 'evaluation/images' / file
     spoil(path)
-    main([str(run)])
+    cli.run('report', [str(run)])
     errors = capsys.readouterr().err
     assert errors.startswith('warning: image c left out: ') and errors.count('\n') == 1
     assert str(path) in errors and fault in errors
@@ -280,7 +281,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path):
 def test_one_file_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / 'new' / 'page.html'
     before = sorted(run.rglob('*'))
-    main([str(run), '--out', str(out)])
+    cli.run('report', [str(run), '--out', str(out)])
     page = out.read_text()
     assert capsys.readouterr().out == f'report: {out} ({out.stat().st_size / 1e6:.1f} MB)\n'
     assert [path.name for path in out.parent.iterdir()] == ['page.html']
@@ -296,12 +297,12 @@ def test_where_it_cannot_be_written(run: Path, tmp_path: Path):
         write_report([run], tmp_path / 'taken')
     with pytest.raises(UserError, match=r'cannot write /dev/null/page\.html: '):
         write_report([run], '/dev/null/page.html')
-    assert not list(tmp_path.glob('*.partial'))
+    assert not list(tmp_path.glob('*partial*'))
 
 
 def test_composer_which_takes_seconds_is_not_imported():
-    program = 'import sys, report; assert "torch" not in sys.modules and "composer" not in sys.modules'
-    subprocess.run([sys.executable, '-c', program], cwd=Path(__file__).parents[1], check=True)
+    program = 'import sys, segrecipes.reports.page; assert "torch" not in sys.modules and "composer" not in sys.modules'
+    subprocess.run([sys.executable, '-c', program], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_half_a_character_in_a_name(run: Path):
@@ -328,7 +329,7 @@ def test_what_evaluations_write(tmp_path: Path):
     assert (run.scores.class_names, run.scores.epoch, run.scores.batch) == (names, 5, 50)
     assert run.scores.mean_iou == pytest.approx((1300 / 16 + 800 / 11) / 2)
     assert [(entry['uid'], entry['groups'][0]) for entry in run.images] == [('b', 'worst'), ('a', 'best')]
-    entry = report.picture(run, run.images[0])
+    entry = picture(run, run.images[0])
     assert entry['legend'] == [(name, palette(2)[index].tolist()) for index, name in enumerate(names)]
     np.testing.assert_array_equal(np.array(embedded(entry, 'truth')), np.where(truth < 0, 255, truth))
     np.testing.assert_allclose(run.image_ious, [100, 100 * (5 / 8 + 4 / 7) / 2], atol=0.01)

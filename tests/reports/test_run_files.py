@@ -1,15 +1,19 @@
 import json
 import re
 import shutil
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from composer.core import Timestamp
 from helpers.run_folders import line, make_run, write_lines
 
-from segrecipes.training.callbacks import history
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.base.run_files import HISTORY
 from segrecipes.reports.run import read_run
+from segrecipes.training.callbacks.history import History
 
 
 @pytest.fixture
@@ -17,8 +21,16 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / 'run')
 
 
-def test_the_history_is_where_a_run_writes_it():
-    assert HISTORY == history.FILE
+def test_the_history_is_where_a_run_writes_it(tmp_path: Path):
+    history = History(str(tmp_path))
+    state: Any = SimpleNamespace(
+        run_name='', timestamp=Timestamp(epoch=2, batch=3, sample=12, total_wct=timedelta(seconds=9))
+    )
+    history.log_metrics({'loss': 0.5})
+    history.batch_end(state, None)  # type: ignore[arg-type]
+    history.close(state, None)  # type: ignore[arg-type]
+    assert [file.name for file in tmp_path.iterdir()] == [HISTORY]
+    assert values(tmp_path, 'loss') == [(3, 2, 9, 0.5)]
 
 
 # The history

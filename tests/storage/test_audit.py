@@ -172,6 +172,8 @@ def test_wrong_arguments(synthetic_folder: Path, tmp_path: Path, capfd: pytest.C
     assert refused(capfd, 'a', 'b', 'c', status=2) == 'data.py: error: unrecognized arguments: c'
     unknown = refused(capfd, str(synthetic_folder), '--layout=synthetic', status=2)
     assert unknown == 'data.py: error: unrecognized arguments: --layout=synthetic'
+    taken = refused(capfd, str(synthetic_folder), 'name=synthetic')
+    assert taken == 'error: name=synthetic: settings are flags here, such as --name camvid'
     hint = "name=synthetik is not known. Did you mean 'synthetic'?"
     assert hint in refused(capfd, str(synthetic_folder), '--name=synthetik')
     assert refused(capfd, 's3://bucket/data').endswith('segrecipes data s3://bucket/data ./cache')

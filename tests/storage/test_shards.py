@@ -17,9 +17,10 @@ from streaming.base.dataset import _ShardState
 from streaming.base.util import clean_stale_shared_memory
 
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.data.augment import EvalTransform, TrainTransform
+from segrecipes.data.augment import TrainTransform
 from segrecipes.data.loader import build_dataspec
 from segrecipes.datasets.table import DATASETS
+from segrecipes.evaluation.table import get_protocol
 from segrecipes.storage.decode import DataError
 from segrecipes.storage.folders import find_pairs
 from segrecipes.storage.shards import MapView, StreamingSegmentation
@@ -67,7 +68,7 @@ def spec_of(path: Path | str, split: str = 'train', **arguments: Any) -> Iterato
         'batch_size': 4,
         'name': 'synthetic',
         'is_streaming': True,
-        'transform': TrainTransform(48, 32) if split == 'train' else EvalTransform(32),
+        'transform': TrainTransform(48, 32) if split == 'train' else get_protocol('mosaic-512sq', 32),
         'shuffle': split == 'train',
         **arguments,
     }
@@ -85,7 +86,7 @@ def spec_of(path: Path | str, split: str = 'train', **arguments: Any) -> Iterato
 
 def batches_of(spec: Any, count: int | None = None) -> Samples:
     batches = []
-    for images, _ in spec.dataloader:
+    for images, *_ in spec.dataloader:
         batches.append([image.contiguous().numpy().tobytes() for image in images])
         if len(batches) == count:
             break
