@@ -83,8 +83,9 @@ def test_a_batch_norm_with_an_activation_stays_as_it_is() -> None:
 def test_another_convolution_keeps_its_batch_norm() -> None:
     network = network_of()
     block = network.backbone.layer2[0]
-    conv = DoubledConvolution(*block.conv1.weight.shape[1::-1], 3, stride=block.conv1.stride, padding=1, bias=False)
-    conv.load_state_dict(block.conv1.state_dict())
+    inner = block.conv1
+    conv = DoubledConvolution(inner.in_channels, inner.out_channels, 3, inner.stride, padding=1, bias=False)
+    conv.load_state_dict(inner.state_dict())
     block.conv1 = conv
     faster: Any = for_inference(network)
     assert type(faster.backbone.layer2[0].bn1) is nn.BatchNorm2d and count(faster, nn.BatchNorm2d) == 1
