@@ -1,6 +1,7 @@
 """Evaluation protocols by name: what a network is shown of an image, and how its logits become labels of its pixels."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from segrecipes.base.errors import choice
 from segrecipes.base.lazy import Lazy
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from segrecipes.evaluation.protocols import EvalProtocol
 
 # Each makes an EvalProtocol for a size, and a stride of windows, in pixels; the literature's size is 512
-PROTOCOLS: dict[str, Lazy] = {
+PROTOCOLS: dict[str, Callable[..., Any]] = {
     'mosaic-512sq': Lazy('segrecipes.evaluation.protocols:mosaic_512sq'),
     'ade20k-ss': Lazy('segrecipes.evaluation.protocols:ade20k_ss'),
     'ade20k-ms': Lazy('segrecipes.evaluation.protocols:ade20k_ms'),

@@ -1,6 +1,6 @@
 """Architectures by name: one row each, of the function that builds it and what sets it apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ class Architecture:
         parts: modules of mmsegmentation's decode head, by which a checkpoint of its zoo is known.
     """
 
-    build: Lazy
+    build: Callable[..., Any]
     output_stride: int
     parts: frozenset[str] = frozenset()
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def _table(module: Any, names: Iterable[str], base: type, suffix: str = '') -> d
 REGISTRY: dict[str, Mapping[str, type]] = {
     'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm)
     | {'ema': EMA, 'mixup': MixUp, 'sam': ResumableSAM},
-    'callbacks': _table(composer.callbacks, composer.callbacks.__all__, Callback) | CALLBACKS,
+    'callbacks': ChainMap(CALLBACKS, _table(composer.callbacks, composer.callbacks.__all__, Callback)),
     'loggers': _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger'),
     'scheduler': _table(
         composer.optim, set(composer.optim.__all__) - {'ComposerScheduler'}, object, suffix='Scheduler'
