@@ -13,12 +13,12 @@ from composer.core import State
 from composer.devices import DeviceCPU
 from composer.loggers import Logger
 from helpers.checkpoint_files import FILES, SMALL, assert_equal, composer_state, saved
+from helpers.networks import build_model
 from torch import nn
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.pickles import check_safe
 from segrecipes.checkpoints.read import read_checkpoint
-from segrecipes.training.tasks.segmentation import build_model
 
 
 class Call:

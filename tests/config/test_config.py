@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from segrecipes.config import schema as config_module
-from segrecipes.config.check import COMPILE_OPTIONS, check_batch_sizes
-from segrecipes.config.schema import Config
-from segrecipes.config.describe import describe
-from segrecipes.config.merge import load_config
 from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.config.check import COMPILE_OPTIONS, check_batch_sizes
+from segrecipes.config.describe import describe, save
+from segrecipes.config.layers import FOLDERS, YAMLS, available, yaml_file
+from segrecipes.config.merge import load_config
+from segrecipes.config.schema import Config, DatasetConfig, ModelConfig
+from segrecipes.models.spec import NetworkSpec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = {'null': None, 'mild': 25, 'medium': 90, 'hot': 240}  # and their epochs
 
 # What MosaicML's own deeplabv3.yaml holds, under the names and with the empty values that it has.
@@ -164,12 +166,14 @@ def test_upstreams_yaml_without_a_value_for_path(tmp_path: Path):
 
 
 def test_each_layer_wins_over_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Five values, and each is set by one more layer than the one before: the last one to set it is its source."""
-    (tmp_path / 'recipes').mkdir()
-    monkeypatch.setattr(config_module, 'RECIPE_FOLDER', tmp_path / 'recipes')
+    """Six values, and each is set by one more layer than the one before: the last one to set it is its source."""
+    for key, folder in (('recipe_name', 'recipes'), ('dataset', 'datasets')):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setitem(FOLDERS, key, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     keys = {
         'eval_interval': '{}ba',
+        'save_interval': '{}ba',
         'max_duration': '{}ep',
         'seed': '{}',
         'model.num_classes': '{}',
@@ -183,24 +187,28 @@ def test_each_layer_wins_over_those_before_it(tmp_path: Path, monkeypatch: pytes
             OmegaConf.update(values, name, OmegaConf.create(f'a: {keys[name].format(number)}').a, force_add=True)
         return OmegaConf.to_yaml(values)
 
-    (tmp_path / 'recipes' / 'tasty.yaml').write_text(layer(3))
-    block = '\n'.join(f'  {line}' for line in layer(4).splitlines())
-    given = write(tmp_path, f'{SMALL}\n{layer(2)}\ntasty:\n{block}\n')
-    config, sources = load_config([given, 'algorithms.sam.rho=5', 'recipe_name=tasty'])
+    (tmp_path / 'recipes' / 'tasty.yaml').write_text(layer(4))
+    (tmp_path / 'datasets' / 'mine.yaml').write_text(layer(2))
+    block = '\n'.join(f'  {line}' for line in layer(5).splitlines())
+    given = write(tmp_path, f'{SMALL}\n{layer(3)}\ntasty:\n{block}\n')
+    config, sources = load_config([given, 'algorithms.sam.rho=6', 'recipe_name=tasty', 'dataset=mine'])
 
     assert config.eval_interval == '1ep'  # the schema's own
-    assert config.max_duration == '2ep'
-    assert config.seed == 3
-    assert config.model.num_classes == 4
-    assert config.algorithms == {'sam': {'rho': 5}}
+    assert config.save_interval == '2ba'
+    assert config.max_duration == '3ep'
+    assert config.seed == 4
+    assert config.model.num_classes == 5
+    assert config.algorithms == {'sam': {'rho': 6}}
     assert sources == {
         'train_dataset.path': given,
         'eval_dataset.path': given,
+        'save_interval': 'datasets/mine.yaml',
         'max_duration': given,
         'seed': 'recipes/tasty.yaml',
         'model.num_classes': f'{given}: tasty',
         'algorithms.sam.rho': 'command line',
         'recipe_name': 'command line',
+        'dataset': 'command line',
     }
     config, sources = load_config([given, 'tasty.seed=6', 'recipe_name=tasty', 'model.num_classes=7', 'tasty.model={}'])
     assert (config.seed, config.model.num_classes) == (6, 7)
@@ -242,14 +250,14 @@ def test_recipe_by_path(small: str, tmp_path: Path):
 
 def test_another_file_in_the_recipe_folder_is_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / 'recipes').mkdir()
-    monkeypatch.setattr(config_module, 'RECIPE_FOLDER', tmp_path / 'recipes')
+    monkeypatch.setitem(FOLDERS, 'recipe_name', tmp_path / 'recipes')
     given = write(tmp_path, f'{SMALL}\nspicy:\n  seed: 4\n')
     assert 'unknown key spicy' in refused(given)
     (tmp_path / 'recipes' / 'spicy.yaml').write_text('max_duration: 7ep\n')
     assert load_config([given])[0].seed == 17
     config, _ = load_config([given, 'recipe_name=spicy'])
     assert (config.seed, config.max_duration) == (4, '7ep')
-    assert 'Legal: null, path/to/recipe.yaml, spicy' in refused(given, 'recipe_name=mild')
+    assert 'Legal: null, path/to/file.yaml, spicy' in refused(given, 'recipe_name=mild')
 
 
 @pytest.mark.parametrize(
@@ -277,6 +285,151 @@ def test_null_of_a_recipe_stands_until_it_is_set_again(small: str):
     assert config.scheduler == {'name': 'polynomial', 'power': 0.9}
 
 
+# A dataset's own file
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of them with one, ``roads``, which sets a value of an evaluation too."""
+    folder = tmp_path / 'datasets'
+    folder.mkdir()
+    text = """
+    eval_protocol: slide
+    model: {num_classes: 11}
+    train_dataset: {name: camvid, path: roads, batch_size: 6}
+    eval_dataset: {batch_size: 3}
+    """
+    write(folder, text, 'roads.yaml')
+    monkeypatch.setitem(FOLDERS, 'dataset', folder)
+    return folder
+
+
+def test_a_dataset_stands_under_the_yaml(datasets: Path, tmp_path: Path):
+    given = write(tmp_path, 'train_dataset: {batch_size: 4}\nmodel: {num_classes: 12}\n')
+    config, sources = load_config([given, 'dataset=roads', 'train_dataset.path=here'])
+    file = os.path.relpath(datasets / 'roads.yaml')
+    assert config.dataset == 'roads'
+    for key, value, source in (
+        ('eval_protocol', 'slide', file),
+        ('model.num_classes', 12, given),
+        ('train_dataset.name', 'camvid', file),
+        ('eval_dataset.name', 'camvid', 'train_dataset.name'),
+        ('train_dataset.path', 'here', 'command line'),
+        ('eval_dataset.path', 'here', 'train_dataset.path'),
+        ('train_dataset.batch_size', 4, given),
+        ('eval_dataset.batch_size', 3, file),
+    ):
+        assert OmegaConf.select(OmegaConf.structured(config), key) == value
+        assert sources[key] == source
+
+
+def test_a_dataset_named_by_the_yaml(datasets: Path, tmp_path: Path):
+    given = write(tmp_path, 'dataset: roads\n')
+    config, sources = load_config([given])
+    assert (config.dataset, config.train_dataset.path, sources['dataset']) == ('roads', 'roads', given)
+    other = write(tmp_path, 'train_dataset: {path: elsewhere}\n', 'other.yaml')
+    config, sources = load_config([given, f'dataset={other}'])
+    assert (config.dataset, config.train_dataset.path, config.eval_protocol) == (other, 'elsewhere', 'mosaic-512sq')
+    for none in ('null', 'none', ''):
+        assert 'train_dataset.path' in refused(given, f'dataset={none}')
+        config, _ = load_config([given, f'dataset={none}', 'train_dataset.path=a'])
+        assert (config.dataset, config.model.num_classes) == (None, 150)
+
+
+def test_a_recipe_stands_over_a_dataset(datasets: Path, tmp_path: Path):
+    recipe = write(tmp_path, 'train_dataset: {batch_size: 9}\n', 'mine.yaml')
+    config, _ = load_config([write(tmp_path, ''), 'dataset=roads', f'recipe_name={recipe}'])
+    assert (config.train_dataset.batch_size, config.eval_dataset.batch_size) == (9, 3)
+
+
+def test_wrong_datasets(datasets: Path, small: str, tmp_path: Path):
+    assert refused(small, 'dataset=road') == (
+        "dataset=road is not known. Did you mean 'roads'? Legal: null, path/to/file.yaml, roads."
+    )
+    with pytest.raises(MissingPathError, match=r'no-such\.yaml'):
+        load_config([small, 'dataset=no-such.yaml'])
+    wrong = write(tmp_path, 'train_dataset: {pathh: a}\n', 'wrong.yaml')
+    message = refused(small, f'dataset={wrong}')
+    assert 'wrong.yaml: unknown key train_dataset.pathh' in message and "'path'" in message
+    block = write(tmp_path, 'mild: {seed: 3}\n', 'block.yaml')  # of recipes; those are the yaml's
+    assert 'unknown key mild' in refused(small, f'dataset={block}')
+
+
+@pytest.mark.parametrize('name', available('dataset'))
+def test_each_dataset_of_the_package(name: str, tmp_path: Path):
+    """Its file alone says enough, and of the dataset of its name."""
+    config, _ = load_config([write(tmp_path, ''), f'dataset={name}'])
+    assert config.train_dataset.name == config.eval_dataset.name == name
+    assert config.train_dataset.path == config.eval_dataset.path
+
+
+# What eval_dataset has from train_dataset
+
+
+def test_eval_dataset_has_what_it_is_not_given(tmp_path: Path):
+    text = """
+    train_dataset: {path: s3://b/c, is_streaming: true, local: a, batch_size: 6, keep_ratio: true, cache_limit: 20gb}
+    eval_dataset: {batch_size: 3, local: b}
+    """
+    given = write(tmp_path, text)
+    config, sources = load_config([given, 'train_dataset.final_size=99'])
+    inherited = {'path': 's3://b/c', 'is_streaming': True, 'keep_ratio': True, 'cache_limit': '20gb', 'final_size': 99}
+    for key, value in inherited.items():
+        assert getattr(config.eval_dataset, key) == value
+        assert sources[f'eval_dataset.{key}'] == f'train_dataset.{key}'
+    assert (config.eval_dataset.batch_size, config.eval_dataset.local) == (3, 'b')
+    assert sources['eval_dataset.batch_size'] == sources['eval_dataset.local'] == given
+    own = {key for key in sources if key.startswith('eval_dataset.')}
+    assert own == {f'eval_dataset.{key}' for key in (*inherited, 'batch_size', 'local')}
+    assert config.eval_dataset.base_size == DatasetConfig().base_size
+
+
+def test_eval_dataset_has_order_and_end_of_its_own(small: str):
+    config, sources = load_config([small, 'train_dataset.drop_last=true', 'train_dataset.shuffle=true'])
+    assert (config.eval_dataset.drop_last, config.eval_dataset.shuffle) == (False, False)
+    assert not {'eval_dataset.drop_last', 'eval_dataset.shuffle'} & sources.keys()
+    assert load_config([small, 'eval_dataset.shuffle=true'])[0].eval_dataset.shuffle
+
+
+def test_eval_dataset_keeps_a_default_that_it_is_given(small: str):
+    config, sources = load_config([small, 'train_dataset.local=a', 'eval_dataset.local=null'])
+    assert config.eval_dataset.local is None
+    assert sources['eval_dataset.local'] == 'command line'
+
+
+def test_a_path_that_is_left_open(tmp_path: Path):
+    """In OmegaConf's own words."""
+    assert 'train_dataset.path is not set' in refused(write(tmp_path, 'train_dataset: {path: "???"}\n'))
+
+
+# A network's part
+
+
+def test_the_model_is_a_spec_that_does_not_change(small: str):
+    config, _ = load_config([small, 'model.head_channels=64', 'model.dice_weight=2'])
+    assert isinstance(config.model, NetworkSpec)
+    assert config.model.network == NetworkSpec(head_channels=64)
+    assert type(config.model.network) is NetworkSpec
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.model.num_classes = 3  # type: ignore[misc]
+    assert dataclasses.replace(config.model, num_classes=3) == ModelConfig(
+        num_classes=3, head_channels=64, dice_weight=2
+    )
+
+
+# Yamls by name
+
+
+def test_a_yaml_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('deeplabv3', 'deeplabv3.yaml', 'yamls/deeplabv3.yaml', 'yamls/deeplabv3'):
+        assert yaml_file(name) == YAMLS / 'deeplabv3.yaml'
+    assert yaml_file('elsewhere/deeplabv3.yaml') == Path('elsewhere/deeplabv3.yaml')
+    assert yaml_file('none.yaml') == Path('none.yaml')
+    write(tmp_path, SMALL, 'deeplabv3.yaml')
+    assert yaml_file('deeplabv3.yaml') == Path('deeplabv3.yaml')  # one's own comes first
+
+
 # What is refused
 
 
@@ -294,7 +447,7 @@ def test_null_of_a_recipe_stands_until_it_is_set_again(small: str):
         ('train_dataset.min_resize_scale=big', ['train_dataset.min_resize_scale', 'big', 'Float']),
         ('optimizer=sgd', ['optimizer', 'Dict']),
         ('seed=null', ['seed', 'None']),
-        ('recipe_name=milt', ['recipe_name=milt', "'mild'", 'Legal: hot, medium, mild, null, path/to/recipe.yaml']),
+        ('recipe_name=milt', ['recipe_name=milt', "'mild'", 'Legal: hot, medium, mild, null, path/to/file.yaml']),
         ('device_train_microbatch_size=0', ['device_train_microbatch_size=0', "positive number, 'auto' or null"]),
         ('device_train_microbatch_size=-2', ['device_train_microbatch_size=-2', "'auto'"]),
         ('device_train_microbatch_size=big', ["device_train_microbatch_size='big'", "'auto'"]),
@@ -462,15 +615,39 @@ def test_description_is_the_config(upstream: str, recipe: str):
 
 def test_saved_config_runs_again(upstream: str, tmp_path: Path):
     config, sources = load_config([upstream, 'recipe_name=medium', 'seed=5', 'algorithms.sam=null'])
-    config_module.save(config, sources, tmp_path / 'run' / 'config.yaml')
+    save(config, sources, tmp_path / 'run' / 'config.yaml')
     assert [file.name for file in (tmp_path / 'run').iterdir()] == ['config.yaml']
-    assert load_config([str(tmp_path / 'run' / 'config.yaml')])[0] == dataclasses.replace(config, recipe_name=None)
+    assert load_config([str(tmp_path / 'run' / 'config.yaml')])[0] == dataclasses.replace(
+        config, recipe_name=None, dataset=None
+    )
+
+
+@pytest.mark.parametrize('key', ['recipe_name', 'dataset'])
+def test_a_saved_config_says_what_is_merged_into_it(small: str, tmp_path: Path, key: str):
+    """Named in it, a recipe would be merged over what the command line had changed."""
+    layer = write(tmp_path, 'seed: 5\nmax_duration: 3ep\n', 'layer.yaml')
+    config, sources = load_config([small, f'{key}={layer}', 'max_duration=4ep'])
+    save(config, sources, tmp_path / 'config.yaml')
+    lines = (tmp_path / 'config.yaml').read_text().splitlines()
+    [line] = [line for line in lines if line.startswith(f'{key}:')]
+    assert line.split() == [
+        f'{key}:',
+        'null',
+        '#',
+        'was',
+        f'{layer},',
+        *['which', 'is', 'merged', 'into', 'this', 'file'],
+    ]
+    again, _ = load_config([str(tmp_path / 'config.yaml')])
+    assert (again.seed, again.max_duration) == (5, '4ep')
+    assert again == dataclasses.replace(config, recipe_name=None, dataset=None)
 
 
 def test_command(upstream: str, tmp_path: Path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / 'config.py'), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        command = [sys.executable, '-m', 'segrecipes', 'config', *arguments]
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
 
     good = run(upstream, 'recipe_name=mild', 'max_duration=1ep')
     assert (good.returncode, good.stderr) == (0, '')
@@ -488,8 +665,8 @@ def test_command(upstream: str, tmp_path: Path):
 def test_defaults_of_evaluation_and_checkpoints(small: str):
     config, sources = load_config([small])
     assert (config.eval_protocol, config.eval_dataset.window_stride) == ('mosaic-512sq', None)
-    assert (config.save_best, config.trust_checkpoint) == (True, False)
-    assert not {'eval_protocol', 'save_best', 'trust_checkpoint'} & sources.keys()
+    assert (config.save_best, config.trust_checkpoint, config.strategy) == (True, False, 'ddp')
+    assert not {'eval_protocol', 'save_best', 'trust_checkpoint', 'strategy'} & sources.keys()
 
 
 @pytest.mark.parametrize(
@@ -501,6 +678,7 @@ def test_defaults_of_evaluation_and_checkpoints(small: str):
         ('eval_dataset.window_stride=null', None),
         ('save_best=false', False),
         ('trust_checkpoint=true', True),
+        ('strategy=fsdp', 'fsdp'),
     ],
 )
 def test_keys_of_evaluation_and_checkpoints(small: str, tmp_path: Path, argument: str, value: Any):
@@ -509,7 +687,7 @@ def test_keys_of_evaluation_and_checkpoints(small: str, tmp_path: Path, argument
     key = argument.partition('=')[0]
     assert OmegaConf.select(OmegaConf.structured(config), key) == value
     assert sources[key] == 'command line'
-    config_module.save(config, sources, tmp_path / 'config.yaml')
+    save(config, sources, tmp_path / 'config.yaml')
     assert load_config([str(tmp_path / 'config.yaml')])[0] == config
 
 
@@ -519,7 +697,11 @@ def test_keys_of_evaluation_and_checkpoints(small: str, tmp_path: Path, argument
         ('eval_dataset.window_stride=0', 'eval_dataset.window_stride=0 must be 1 … final_size=512'),
         ('eval_dataset.window_stride=-3', 'eval_dataset.window_stride=-3 must be 1 … final_size=512'),
         ('eval_dataset.window_stride=513', 'eval_dataset.window_stride=513 must be 1 … final_size=512'),
-        ('train_dataset.window_stride=513', 'train_dataset.window_stride=513 must be 1 … final_size=512'),
+        (
+            'train_dataset.window_stride=513',  # of which eval_dataset has its own
+            'train_dataset.window_stride=513 must be 1 … final_size=512\n       '
+            'eval_dataset.window_stride=513 must be 1 … final_size=512',
+        ),
     ],
 )
 def test_window_stride_out_of_range(small: str, argument: str, message: str):
@@ -529,7 +711,7 @@ def test_window_stride_out_of_range(small: str, argument: str, message: str):
 def test_window_stride_goes_by_its_own_final_size(small: str):
     message = refused(small, 'eval_dataset.final_size=64', 'eval_dataset.window_stride=65')
     assert message == 'eval_dataset.window_stride=65 must be 1 … final_size=64'
-    arguments = ['train_dataset.final_size=64', 'eval_dataset.window_stride=65']
+    arguments = ['train_dataset.final_size=64', 'eval_dataset.final_size=65', 'eval_dataset.window_stride=65']
     assert load_config([small, *arguments])[0].eval_dataset.window_stride == 65
 
 
