@@ -63,8 +63,8 @@ def merge(given: DictConfig, command_line: DictConfig | None = None, *, name: st
         sources |= dict.fromkeys(_leaves(layer), source)
     config.recipe_name, config.dataset = recipe_name, dataset_name
     for key in (field.name for field in fields(DatasetConfig) if field.name not in NOT_INHERITED):
-        given = f'train_dataset.{key}' in sources and not OmegaConf.is_missing(config.train_dataset, key)
-        if given and f'eval_dataset.{key}' not in sources:
+        is_given = f'train_dataset.{key}' in sources and not OmegaConf.is_missing(config.train_dataset, key)
+        if is_given and f'eval_dataset.{key}' not in sources:
             config.eval_dataset[key] = config.train_dataset[key]
             sources[f'eval_dataset.{key}'] = f'train_dataset.{key}'
     try:

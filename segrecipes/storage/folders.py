@@ -38,7 +38,8 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
     root, images = split_folder(path, split, row)
     mask_in = cache(_masks)
     pairs: dict[str, Pair] = {}
-    for name in _names(root, row, row.splits[split]):
+    names = _names(root, row, row.splits[split])
+    for name in names:
         image, uid = root / name, uid_of(row, name)
         if uid in row.excluded.get(split, ()) or not row.in_share(name, uid, row.splits[split].share):
             continue
@@ -55,7 +56,9 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
         if uid in pairs:
             raise UserError(f'two images with one name: {pairs[uid].image} and {image}; rename one of them')
         pairs[uid] = Pair(uid, image, found)
-    if not pairs and not missing:
+    if names and not pairs and not missing:
+        raise UserError(f'none of the {len(names)} images in {images} is in the {split} split')
+    if not names:
         raise UserError(f'no image in {images}; expected files ending in {", ".join(sorted(IMAGE_SUFFIXES))}')
     return list(pairs.values())
 

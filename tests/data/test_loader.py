@@ -21,6 +21,7 @@ from segrecipes.data.loader import CheckedDataLoader, EpochSampler, build_datasp
 from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
 from segrecipes.datasets.table import DATASETS
 from segrecipes.evaluation.table import get_protocol
+from segrecipes.storage.convert import convert
 from segrecipes.storage.decode import DataError, decode_mask
 from segrecipes.storage.folders import find_pairs
 from segrecipes.upstream import build_ade20k_dataspec
@@ -298,6 +299,33 @@ def test_views_of_a_protocol(synthetic_folder: Path, synthetic_mds: Path, split:
             np.testing.assert_array_equal(classes.numpy(), ROW.label_map(8)[np.array(Image.open(mask))])
             [expected] = protocol.views(np.array(Image.open(image)))
             assert len(views) == 1 and tuple(views[0].shape[1:]) == expected.shape[:2]
+
+
+@pytest.mark.filterwarnings('ignore:unclosed file:ResourceWarning')
+@pytest.mark.usefixtures('clean_shared_memory')
+@pytest.mark.parametrize('fast_masks', [False, True])
+def test_lgg_from_its_folder_and_from_shards(tmp_path: Path, fast_masks: bool):
+    """Real pictures in TIFF, whose labels 0 and 255 both are classes."""
+    path = Path(__file__).parents[3] / 'shared/data/lgg_mri'
+    if not path.is_dir():
+        pytest.skip(f'no brain MRI in {path}')
+    options: Any = {'name': 'lgg', 'num_classes': 2, 'batch_size': 9, 'drop_last': False}
+    counts = convert(path, tmp_path, name='lgg', num_workers=1, fast_masks=fast_masks, progress_bar=False)
+    assert sum(counts.values()) == len(list(path.rglob('*_mask.tif')))
+    for split in ('train', 'val'):
+        parts = [[*zip(*batch)] for batch in spec_of(path, split, **options).dataloader]
+        streamed = [[*zip(*batch)] for batch in spec_of(tmp_path, split, **options, is_streaming=True).dataloader]
+        folder, shards = (
+            {uid: (image.numpy().tobytes(), classes.numpy()) for batch in batches for image, classes, _, uid in batch}
+            for batches in (parts, streamed)
+        )
+        assert len(folder) == counts[split] and folder.keys() == shards.keys()
+        for uid, (image, classes) in folder.items():
+            assert image == shards[uid][0]
+            np.testing.assert_array_equal(classes, shards[uid][1])
+        found = set(np.unique(np.stack([classes for _, classes in folder.values()])).tolist())
+        assert found - {255} == {0, 1}
+        assert (255 in found) is (split == 'train')  # padding
 
 
 # What cannot be delivered

@@ -263,6 +263,17 @@ def test_a_share_without_groups_goes_by_the_uid(tmp_path) -> None:
     assert {uid.split('_')[0] for uid in sides['train']} & {uid.split('_')[0] for uid in sides['val']}
 
 
+def test_a_share_that_has_nobody(tmp_path) -> None:
+    slices(tmp_path, 1)
+    counts = {}
+    for split in ('train', 'val'):
+        try:
+            counts[split] = len(find_pairs(tmp_path, split, SHARED))
+        except UserError as error:
+            assert str(error) == f'none of the 3 images in {tmp_path} is in the {split} split'
+    assert [*counts.values()] == [3]
+
+
 LISTED = DatasetRow(
     classes=('a',),
     root='VOC',

@@ -5,7 +5,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segrecipes.datasets.synthetic.canvas import BARK, DARK, GLASS, WHITE, Canvas, Polygon, box, bricks, disc, fade, polygon, stripes
+from segrecipes.datasets.synthetic.canvas import (
+    BARK,
+    DARK,
+    GLASS,
+    WHITE,
+    Canvas,
+    Polygon,
+    box,
+    bricks,
+    disc,
+    fade,
+    polygon,
+    stripes,
+)  # fmt: skip
 from segrecipes.datasets.synthetic.row import ROW
 
 UNIT_SIZE = 128  # lengths in the drawing functions are pixels of a scene of this size
