@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def evaluate(run: Path) -> dict[str, Any]:
-    """What evaluate.py says of a run, without the confusion matrices."""
+    """What ``segrecipes evaluate`` says of a run, without the confusion matrices."""
     config = run / 'config.yaml'
     with tempfile.TemporaryDirectory() as out:
         arguments = [config, f'load_path={run / "best-rank0.pt"}', '--protocol', 'all', '--out', str(out)]

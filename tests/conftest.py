@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.shared_memory import NUMBERS, WORKER, sweep
 
 # The networks here are too small to gain from threads, and lose much by them on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -90,14 +92,23 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     store.check_credentials(float('inf'))
 
 
-@pytest.fixture
-def clean_shared_memory() -> Iterator[None]:
-    """StreamingDataset leaves shared memory behind, which the next one in this process would trip over."""
-    from streaming.base.util import clean_stale_shared_memory
+@pytest.fixture(scope='session', autouse=True)
+def own_numbers() -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix=f'tests-{WORKER}-') as folder:
+        for number in range(WORKER * NUMBERS):
+            Path(folder, f'{number:06}_barrier_filelock').touch()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('TMPDIR', folder)
+            patch.setattr(tempfile, 'tempdir', folder)
+            yield
 
-    clean_stale_shared_memory()
+
+@pytest.fixture
+def clean_shared_memory(own_numbers: None) -> Iterator[None]:
+    """StreamingDataset leaves shared memory behind, which the next one in this process would trip over."""
+    sweep()
     yield
-    clean_stale_shared_memory()
+    sweep()
 
 
 @pytest.fixture(scope='session')

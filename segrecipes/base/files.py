@@ -13,13 +13,13 @@ def replaced(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` to write, which takes its place once it is complete and on the disk.
 
     What fails in between leaves ``path`` as it was, and nothing beside it. Folders are made as needed. The file to
-    write ends as ``path`` does, by which libraries know its format.
+    write is a hidden one, and ends as ``path`` does, by which libraries know its format.
 
     Raises:
         OSError: as the file system does; a full disk is noticed before ``path`` is touched.
     """
     path = Path(path)
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
+    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial

@@ -6,7 +6,7 @@ segrecipes download --path ./ade20k
 import argparse
 from pathlib import Path
 
-URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
+from segrecipes.datasets.ade20k import URL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ The checkpoint, or an exported .onnx or .pt2 file, knows its architecture, class
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def choose_protocol(arguments: argparse.Namespace, size: int) -> 'EvalProtocol':
     """A row of the table, and what flags add to it."""
-    from dataclasses import replace
-
     if arguments.size is not None and arguments.size < 1:
         raise UserError(f'--size={arguments.size} must be 1 or more pixels')
     name = arguments.protocol or ('slide' if arguments.slide else USUAL)
@@ -87,6 +86,9 @@ def choose_protocol(arguments: argparse.Namespace, size: int) -> 'EvalProtocol':
     if name not in PROTOCOLS:
         raise choice('--protocol', name, PROTOCOLS)
     protocol = get_protocol(name, arguments.size or size)
-    if arguments.ms:
-        protocol = replace(protocol, name=f'{protocol.name}+ms', ratios=get_protocol('ade20k-ms').ratios)
-    return replace(protocol, name=f'{protocol.name}+flip', flip=True) if arguments.flip else protocol
+    ratios = get_protocol('ade20k-ms').ratios
+    if arguments.ms and protocol.ratios != ratios:
+        protocol = replace(protocol, name=f'{protocol.name}+ms', ratios=ratios)
+    if arguments.flip and not protocol.flip:
+        protocol = replace(protocol, name=f'{protocol.name}+flip', flip=True)
+    return protocol

@@ -30,5 +30,7 @@ def describe(config: Config, sources: Mapping[str, str]) -> str:
 def save(config: Config, sources: Mapping[str, str], path: Path) -> None:
     """Write what :func:`describe` says, as a config that runs again as this one did."""
     # Both are merged in already; named here, the recipe would be merged over what the command line had changed.
-    merged = {key: MERGED.format(getattr(config, key)) for key in ('recipe_name', 'dataset')}
-    write_text(path, describe(replace(config, **dict.fromkeys(merged)), {**sources, **merged}) + '\n')
+    named = {key: getattr(config, key) for key in ('recipe_name', 'dataset')}
+    merged = {key: MERGED.format(name) for key, name in named.items() if name is not None}
+    sources = {key: source for key, source in sources.items() if key not in named} | merged
+    write_text(path, describe(replace(config, **dict.fromkeys(named)), sources) + '\n')

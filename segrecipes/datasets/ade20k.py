@@ -2,6 +2,8 @@
 
 from segrecipes.datasets.row import DatasetRow, Split
 
+URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
+
 # Which a folder need not have: anybody's data in this layout can go by this row.
 PREFIX = r'(?:ADE_(?:train|val)_)?'
 

@@ -15,6 +15,7 @@ import requests
 from tqdm import tqdm
 
 from segrecipes.base.errors import UserError
+from segrecipes.datasets.ade20k import URL
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.folders import find_pairs
 
@@ -36,7 +37,7 @@ class Archive:
 
 
 ADE20K = Archive(
-    url='http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
+    url=URL,
     size=967_382_037,
     md5='7328b3957e407ddae1d3cbf487f149ef',
     num_pairs=(('train', 20_210), ('val', 2_000)),

@@ -46,7 +46,7 @@ class StreamingSegmentation(StreamingDataset):
         self._event: Any = multiprocessing.Event()
         self._failure: Any = multiprocessing.Array('c', 1024)
         super().__init__(remote=remote, local=local or path, split=split, batch_size=batch_size, **kwargs)
-        for shard in self.shards:  # files are decoded by samples.py
+        for shard in self.shards:  # files are decoded by decode.py
             shard.column_encodings = ['bytes' if kind in ('jpeg', 'png') else kind for kind in shard.column_encodings]
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ def test_a_file_takes_its_place_once_it_is_complete(target: Path) -> None:
     before = tree(target.parent)
     with replaced(target) as partial:
         assert partial.parent == target.parent  # on the same disk
-        assert partial.name == 'a.tar.partial.gz'  # by whose end libraries know the format
+        assert partial.name == '.a.tar.partial.gz'  # by whose end libraries know the format
         partial.write_bytes(b'new')
         assert tree(target.parent) == before | {partial.name: b'new'}
     assert tree(target.parent) == before | {'a.tar.gz': b'new'}
@@ -83,7 +83,7 @@ def test_it_is_on_the_disk_before_it_has_the_name(target: Path, monkeypatch: pyt
     monkeypatch.setattr(os, 'fsync', synced)
     monkeypatch.setattr(Path, 'replace', renamed)
     write_text(target, 'new')
-    partial = target.with_name('a.tar.partial.gz')
+    partial = target.with_name('.a.tar.partial.gz')
     assert events == [str(partial), 'renamed', str(target.parent)]
 
 

@@ -148,8 +148,8 @@ def pretended_gpu() -> Iterator[list[Read]]:
 
 if __name__ == '__main__':
     sys.path.insert(0, str(ROOT))
-    from segrecipes.training import run as main
     from segrecipes.config.merge import load_config
+    from segrecipes.training import run as main
 
     recipes, folder, *argv = sys.argv[1:]
     for recipe in recipes.split(','):

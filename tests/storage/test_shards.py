@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import S3
+from helpers.shared_memory import sweep
 from PIL import Image
 from streaming import MDSWriter
 from streaming.base.dataset import _ShardState
-from streaming.base.util import clean_stale_shared_memory
 
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.data.augment import TrainTransform
@@ -72,7 +72,7 @@ def spec_of(path: Path | str, split: str = 'train', **arguments: Any) -> Iterato
         'shuffle': split == 'train',
         **arguments,
     }
-    clean_stale_shared_memory()
+    sweep()
     spec = build_dataspec(**given)
     try:
         yield spec
@@ -123,7 +123,7 @@ def test_order_depends_on_the_seed(synthetic_mds: Path):
         orders.append(list(dataset))
         del dataset
         gc.collect()
-        clean_stale_shared_memory()
+        sweep()
     assert orders[0] == orders[2]
     assert orders[0] != orders[1]
 

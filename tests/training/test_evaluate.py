@@ -75,7 +75,7 @@ def no_grid(path: Path, *args: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def draw_no_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('callbacks.save_predictions', no_grid)
+    monkeypatch.setattr('segrecipes.training.callbacks.results.save_predictions', no_grid)
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +89,7 @@ def runs(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
             'max_duration=3ep', 'precision=fp32', 'optimizer.lr=0.05',
         )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('callbacks.save_predictions', no_grid)
+            patch.setattr('segrecipes.training.callbacks.results.save_predictions', no_grid)
             run(argv)
     return folders
 
@@ -130,8 +130,9 @@ def test_what_is_scored(evaluations: Path, synthetic_folder: Path) -> None:
     masks = [np.array(Image.open(file)) for file in sorted(synthetic_folder.rglob('validation/*.png'))]
     assert len(masks) == 5
     for name in PROTOCOLS:
-        target = get_protocol(name, 32).target
-        counts = np.sum([np.bincount(target(mask).ravel(), minlength=256) for mask in masks], axis=0)
+        protocol, rng = get_protocol(name, 32), np.random.default_rng()
+        scored = [protocol(np.zeros((*mask.shape, 3), np.uint8), mask, rng)[1] for mask in masks]
+        counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in scored], axis=0)
         for weights in ('ema', 'raw'):
             confusion = np.array(scores(evaluations / name / weights)['confusion'])
             np.testing.assert_array_equal(confusion.sum(axis=1), counts[1:9])
@@ -367,9 +368,8 @@ def test_no_checkpoint(synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch, 
     wanted = 'error: load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
     assert refused(monkeypatch, capsys, *arguments(synthetic_folder)) == wanted
     assert refused(monkeypatch, capsys, *arguments(synthetic_folder, '--protocol', 'all')) == wanted
-    assert (
-        refused(monkeypatch, capsys) == 'error: the first argument must be a yaml config, such as yamls/deeplabv3.yaml'
-    )
+    no_yaml = 'error: the first argument must be a yaml config, such as yamls/deeplabv3.yaml'
+    assert refused(monkeypatch, capsys, 'load_path=best.pt') == no_yaml
 
 
 @pytest.mark.parametrize('nothing', ['', 'null'])
