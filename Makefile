@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12)
 PYTHON ?= $(shell for c in python3 python3.12 python3.11 python3.10; do \
 	$$c -c '$(SUPPORTED)' 2>/dev/null && echo $$c && break; done)
 
-.PHONY: install demo test test-gpu lint bench bench-gpu mmcv-ops clean
+.PHONY: install demo test test-gpu mutants lint bench bench-gpu mmcv-ops clean
 
 install: $(STAMP)
 
@@ -56,6 +56,12 @@ test-gpu:
 	@python='$(call python_with,torch pytest)'; test "$$python" || $(call none_with,torch and pytest); \
 		"$$python" -m pytest -m gpu $(ARGS) $$(grep -rl 'mark\.gpu' tests --include='test_*.py')
 
+# Small faults in the package, of which the tests should notice nearly all; cosmic-ray has an environment of its own.
+mutants: $(STAMP)
+	@test -x .venv-mutants/bin/cosmic-ray || { "$(PYTHON)" -m venv .venv-mutants && \
+		.venv-mutants/bin/python -m pip --disable-pip-version-check -q install cosmic-ray==8.7.0; }
+	.venv-mutants/bin/python tests/mutants.py --python $(CURDIR)/$(BIN)/python $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,4 +90,4 @@ mmcv-ops: $(STAMP)
 	@$(INSTALL) --force-reinstall --no-deps .venv/mmcv-wheel/mmcv-*.whl
 
 clean:
-	rm -rf .venv demo .pytest_cache .ruff_cache __pycache__ */__pycache__
+	rm -rf .venv .venv-mutants demo .pytest_cache .ruff_cache __pycache__ */__pycache__

@@ -323,7 +323,7 @@ def test_resuming_takes_the_latest_checkpoint_not_the_best(tmp_path: Path):
 
 
 class Scenes(Dataset):
-    """(image, labels, count, uid): the red channel of each normalised pixel names the class that Given predicts there."""
+    """(image, labels, count, uid): each normalised pixel's red channel names the class that Given predicts there."""
 
     def __init__(self, truths: np.ndarray, predictions: np.ndarray, named: bool = True):
         self.truths, self.named = torch.from_numpy(truths), named

@@ -1,4 +1,4 @@
-"""What is set up before a batch: its random numbers, its count of labelled pixels, the files of a run that has begun."""
+"""What is done before a batch: its random numbers, its count of labelled pixels, the files of a run that has begun."""
 
 import random
 from collections.abc import Callable

@@ -28,9 +28,9 @@ from segrecipes.training.strategy import STRATEGIES
 class SegmentationModel(ComposerClassifier):
     """A :class:`SegmentationNetwork` with CE + Dice loss, an optional auxiliary loss, MIoU and cross entropy.
 
-    A batch is what ``data.batch`` says, or (images, labels) alone. Without ``full_size_logits`` the output of a training
-    step stays at the head's own stride, and the loss interpolates a slice of it at a time: the same loss in far less
-    memory. In evaluation it always has the size of the images.
+    A batch is what ``data.batch`` says, or (images, labels) alone. Without ``full_size_logits`` the output of a
+    training step stays at the head's own stride, and the loss interpolates a slice of it at a time: the same loss in
+    far less memory. In evaluation it always has the size of the images.
 
     Composer's evaluation gets :class:`Scored` predictions in place of logits, as ``protocol`` makes them of a batch.
 
