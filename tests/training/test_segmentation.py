@@ -362,12 +362,12 @@ class TestWeights:
         (
             {'architecture': 'deeplabv3pluss'},
             "model.architecture=deeplabv3pluss is not known. Did you mean 'deeplabv3plus'?",
-            ARCHITECTURES,
+            [*ARCHITECTURES],
         ),
         (
             {'backbone_arch': 'resnet19'},
             'model.backbone_arch=resnet19 is not known. Did you mean ',
-            BACKBONES,
+            [*BACKBONES],
         ),
         ({'backbone_arch': 'vgg16'}, 'model.backbone_arch=vgg16', BACKBONES),
         ({'output_stride': 4}, 'model.output_stride=4 is not possible', ('8', '16', '32')),
