@@ -52,7 +52,8 @@ def check_verb(words: list[str]) -> None:
     verb, *argv = words
     arguments = verb_parser(verb)[1].parse_intermixed_args(argv)
     if 'settings' in arguments:
-        yaml = {'runs/first/config.yaml': 'yamls/deeplabv3.yaml'}.get(arguments.config, arguments.config)
+        saved = arguments.config == 'runs/first/config.yaml'
+        yaml = 'yamls/deeplabv3.yaml' if saved else str(arguments.config)
         load_config([str(ROOT / yaml), *arguments.settings])
 
 

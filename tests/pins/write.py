@@ -8,6 +8,8 @@ scores, batches and the loss of a step that goes on from the checkpoint. Weights
 archive is small, and the learning rate is 0, so that they stay so.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 import hashlib
 import json
 import subprocess

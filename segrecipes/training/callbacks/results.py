@@ -54,8 +54,8 @@ class ShowResults(Callback):
         scored: Any = state.outputs
         both_scores = scored.image_scores.tolist()  # all that comes to the host of most images
         of_images = zip(images, labels, scored.predictions)
-        for uid, figures, of_image in zip(uids, both_scores, of_images):
-            self._gallery.add(uid, *figures, partial(arrays, *of_image))
+        for uid, (iou, accuracy), of_image in zip(uids, both_scores, of_images):
+            self._gallery.add(uid, iou, accuracy, partial(arrays, *of_image))
 
     def eval_end(self, state: State, logger: Logger) -> None:
         model = self.strategy.unwrapped(state.model)
