@@ -1,5 +1,7 @@
 """A real S3 on loopback, and shared memory swept after whoever reads shards."""
 
+import atexit
+import gc
 import os
 import socket
 import subprocess
@@ -101,6 +103,22 @@ def own_numbers() -> Iterator[None]:
             patch.setenv('TMPDIR', folder)
             patch.setattr(tempfile, 'tempdir', folder)
             yield
+
+
+@pytest.fixture(autouse=True)
+def trainers_go() -> Iterator[None]:
+    """Composer keeps each Trainer for the end of the process, torch each network it has saved: 100 MB a test."""
+    yield
+    if engine := sys.modules.get('composer.core.engine'):
+        atexit.unregister(engine.Engine._close)
+    if state_dict := sys.modules.get('torch.distributed.checkpoint.state_dict'):
+        state_dict._get_fqns.cache_clear()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def garbage_goes() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from segrecipes.config.merge import load_config
     from segrecipes.training.evaluate import shown_results
     from segrecipes.training.run import main
+    from segrecipes.training.trainer import close
     from segrecipes.training.warnings import ignore_known_warnings
 
     ignore_known_warnings()
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
             settings = cfg.callbacks.get('show_results') or {}
             cfg.callbacks['show_results'] = settings | {'folder': f'{arguments.out}/{cfg.eval_protocol}'}
         trainer = main(cfg, sources)
-        trainer.close()
+        close(trainer)
         results = shown_results(trainer)
         evaluations += results.evaluations if results else []
     show(evaluations)

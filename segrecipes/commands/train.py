@@ -22,12 +22,13 @@ add_arguments = configs.add_arguments
 def run(arguments: argparse.Namespace) -> None:
     from segrecipes.config.merge import load_config
     from segrecipes.training.run import main
+    from segrecipes.training.trainer import close
     from segrecipes.training.warnings import ignore_known_warnings
 
     cfg, sources = load_config([arguments.config, *arguments.settings])
     ignore_known_warnings()
     trainer = main(cfg, sources)
-    trainer.close()  # waits for uploads, and fails with them
+    close(trainer)
     summarize(cfg, trainer)
 
 

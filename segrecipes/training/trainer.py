@@ -1,8 +1,10 @@
 """Composer's Trainer from a config, and what it raises told in one message."""
 
+import atexit
 from typing import Any
 
 from composer import Trainer
+from composer.core import Engine
 
 from segrecipes.base.errors import UserError
 from segrecipes.config.schema import Config
@@ -57,3 +59,12 @@ def train(cfg: Config, trainer: Trainer) -> None:
     state = trainer.state
     if state.max_duration is not None and state.timestamp < state.max_duration:
         raise UserError(f'the run ended at {state.timestamp.batch} before its max_duration={state.max_duration}')
+
+
+def close(trainer: Trainer) -> None:
+    """``trainer.close``, which waits for uploads and fails with them; afterwards the trainer's memory can be had again.
+
+    Composer keeps each Trainer, its network and its optimizer for the end of the process, closed or not.
+    """
+    trainer.close()
+    atexit.unregister(Engine._close)
