@@ -44,7 +44,7 @@ demo: $(STAMP)
 	@echo '  composer main.py yamls/demo.yaml recipe_name=medium'
 
 test: $(STAMP)
-	$(IN_VENV) python -m pytest -n auto --dist loadfile $(ARGS)
+	$(IN_VENV) python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # For a GPU nothing is installed: the first Python here that has these packages runs, PYTHON first.
 HAS := import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segrecipes.checkpoints.exported import load_exported, read_card
 from segrecipes.checkpoints.formats.table import FORMATS
+from segrecipes.checkpoints.load_export import load_exported, read_card
 from segrecipes.checkpoints.network import load_network
 from segrecipes.checkpoints.read import read_checkpoint
 from segrecipes.config.merge import load_config

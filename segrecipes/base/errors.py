@@ -27,7 +27,7 @@ def suggestion(value: object, legal: Iterable[str]) -> str:
     return f'{hint} Legal: {", ".join(names)}.'
 
 
-def choice(key: str, value: object, legal: Iterable[str]) -> UserError:
+def unknown_name(key: str, value: object, legal: Iterable[str]) -> UserError:
     """The error for a name that is in no table."""
     return UserError(f'{key}={value} is not known.{suggestion(value, legal)}')
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.files import replaced
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.formats.function import Run
@@ -43,7 +43,7 @@ def export(network: SegmentationNetwork, card: ModelCard, path: str | Path, to: 
         UserError: a name that is not legal, a file that cannot be written, or logits that differ.
     """
     if to not in FORMATS:
-        raise choice('--to', to, FORMATS)
+        raise unknown_name('--to', to, FORMATS)
     path, form = Path(path), FORMATS[to]
     if path.suffix != form.suffix:
         raise UserError(f'--out={path}: a file of {to} is named …{form.suffix}')

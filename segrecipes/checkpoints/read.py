@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.pickles import first_bytes, is_safetensors, unpickled
 from segrecipes.checkpoints.card import CARD, ModelCard
 from segrecipes.checkpoints.zoo import infer_card
@@ -39,7 +39,7 @@ class Checkpoint:
     def choose(self, which: str) -> dict[str, Tensor]:
         """The weights to use: ``ema``, ``raw``, or ``best``, which is ``ema`` where there is one."""
         if which not in CHOICES:
-            raise choice('weights', which, CHOICES)
+            raise unknown_name('weights', which, CHOICES)
         if which == 'ema' and self.ema is None:
             raise UserError(f'weights=ema is not possible, {self.path} has no averaged weights. Legal here: best, raw.')
         return self.weights if which == 'raw' or self.ema is None else self.ema

@@ -6,7 +6,7 @@ segrecipes export runs/demo/latest-rank0.pt --to onnx
 import argparse
 from pathlib import Path
 
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.checkpoints.formats.table import FORMATS
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.to not in FORMATS:
-        raise choice('--to', arguments.to, FORMATS)
+        raise unknown_name('--to', arguments.to, FORMATS)
     from segrecipes.checkpoints.export import export
     from segrecipes.checkpoints.network import load_network
 

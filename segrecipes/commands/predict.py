@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.files import write_text
 from segrecipes.evaluation.table import PROTOCOLS, USUAL, get_protocol
 
@@ -84,7 +84,7 @@ def choose_protocol(arguments: argparse.Namespace, size: int) -> 'EvalProtocol':
     if arguments.protocol and arguments.slide:
         raise UserError(f'--slide is --protocol slide; --protocol={arguments.protocol} is given too')
     if name not in PROTOCOLS:
-        raise choice('--protocol', name, PROTOCOLS)
+        raise unknown_name('--protocol', name, PROTOCOLS)
     protocol = get_protocol(name, arguments.size or size)
     ratios = get_protocol('ade20k-ms').ratios
     if arguments.ms and protocol.ratios != ratios:

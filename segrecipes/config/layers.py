@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segrecipes.base.errors import choice
+from segrecipes.base.errors import unknown_name
 
 PACKAGE = Path(__file__).parents[1]
 YAMLS = next((folder for folder in (PACKAGE / 'yamls', PACKAGE.parent / 'yamls') if folder.is_dir()), PACKAGE / 'yamls')
@@ -25,7 +25,7 @@ def layer_file(key: str, name: str) -> Path:
     files = available(key)
     path = files.get(name, Path(name))
     if name not in files and path.suffix not in ('.yaml', '.yml'):
-        raise choice(key, name, [*files, 'null', 'path/to/file.yaml'])
+        raise unknown_name(key, name, [*files, 'null', 'path/to/file.yaml'])
     return path
 
 

@@ -1,6 +1,6 @@
 """Datasets by name: one row each, in a file of its own that holds data only."""
 
-from segrecipes.base.errors import choice
+from segrecipes.base.errors import unknown_name
 from segrecipes.datasets import ade20k, camvid, lgg
 from segrecipes.datasets.row import DatasetRow
 from segrecipes.datasets.synthetic import row as synthetic
@@ -15,5 +15,5 @@ DATASETS: dict[str, DatasetRow] = {
 
 def get_dataset(name: str) -> DatasetRow:
     if name not in DATASETS:
-        raise choice('train_dataset.name', name, DATASETS)
+        raise unknown_name('train_dataset.name', name, DATASETS)
     return DATASETS[name]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from segrecipes.base.errors import choice
+from segrecipes.base.errors import unknown_name
 from segrecipes.base.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -22,5 +22,5 @@ USUAL = 'ade20k-ss'  # of a picture that is segmented for its own sake
 def get_protocol(name: str, size: int = 512, stride: int | None = None) -> 'EvalProtocol':
     """The protocol of a row of ``PROTOCOLS`` for images of ``size`` pixels; ``stride`` is that of the windows."""
     if name not in PROTOCOLS:
-        raise choice('eval_protocol', name, PROTOCOLS)
+        raise unknown_name('eval_protocol', name, PROTOCOLS)
     return PROTOCOLS[name](size, stride)

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from segrecipes.base.errors import UserError
-from segrecipes.checkpoints.exported import load_exported, read_card
 from segrecipes.checkpoints.formats.table import FORMATS
+from segrecipes.checkpoints.load_export import load_exported, read_card
 from segrecipes.checkpoints.network import load_network
 from segrecipes.data.sample import to_tensor
 from segrecipes.evaluation.protocols import EvalProtocol

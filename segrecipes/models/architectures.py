@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from segrecipes.base.errors import choice
+from segrecipes.base.errors import unknown_name
 from segrecipes.base.lazy import Lazy
 from segrecipes.models.backbones.table import BACKBONES
 from segrecipes.models.spec import NetworkSpec
@@ -75,6 +75,6 @@ def check_names(spec: NetworkSpec) -> None:
         UserError: a name that is in no table.
     """
     if spec.architecture not in ARCHITECTURES:
-        raise choice('model.architecture', spec.architecture, ARCHITECTURES)
+        raise unknown_name('model.architecture', spec.architecture, ARCHITECTURES)
     if spec.backbone_arch not in BACKBONES:
-        raise choice('model.backbone_arch', spec.backbone_arch, BACKBONES)
+        raise unknown_name('model.backbone_arch', spec.backbone_arch, BACKBONES)

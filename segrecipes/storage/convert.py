@@ -14,7 +14,7 @@ from streaming.base.hashing import get_hashes
 from streaming.base.util import bytes_to_int
 from tqdm import tqdm
 
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.datasets.row import SPLITS
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.folders import find_pairs
@@ -51,7 +51,7 @@ def convert(
             of different sizes, or S3 refused.
     """
     if name not in DATASETS:
-        raise choice('name', name, DATASETS)
+        raise unknown_name('name', name, DATASETS)
     if num_workers is not None and num_workers < 1:
         raise UserError(f'num_workers={num_workers} is out of range; expected 1 or more')
     options = writer_options(size_limit, compression, hashes)
@@ -81,10 +81,10 @@ def writer_options(size_limit: int | str, compression: str | None, hashes: Seque
     if not 0 < limit < 2**32:
         raise UserError(f'size_limit={size_limit!r} is out of range; expected more than 0 and less than 4gb')
     if compression and compression not in get_compressions():
-        raise choice('compression', compression, get_compressions())
+        raise unknown_name('compression', compression, get_compressions())
     for algorithm in hashes:
         if algorithm not in get_hashes():
-            raise choice('hashes', algorithm, get_hashes())
+            raise unknown_name('hashes', algorithm, get_hashes())
     return {'size_limit': limit, 'compression': compression or None, 'hashes': sorted(set(hashes))}
 
 

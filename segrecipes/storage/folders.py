@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from segrecipes.base.errors import MissingPathError, UserError, choice
+from segrecipes.base.errors import MissingPathError, UserError, unknown_name
 from segrecipes.base.files import IMAGE_SUFFIXES
 from segrecipes.datasets.row import DatasetRow, Split, mask_of, uid_of
 from segrecipes.storage.decode import decode_image, decode_mask
@@ -70,7 +70,7 @@ def split_folder(path: str | Path, split: str, row: DatasetRow) -> tuple[Path, P
         MissingPathError: one of them does not exist.
     """
     if split not in row.splits:
-        raise choice('split', split, row.splits)
+        raise unknown_name('split', split, row.splits)
     path = Path(path).expanduser()
     if not path.is_dir():
         raise MissingPathError(f'dataset folder does not exist: {path}')

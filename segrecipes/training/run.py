@@ -14,7 +14,7 @@ from composer.utils import dist, get_device, reproducibility
 from omegaconf import DictConfig, OmegaConf
 
 from segrecipes.base.device import why_no_triton
-from segrecipes.base.errors import UserError, choice
+from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.run_files import EVAL_LABEL
 from segrecipes.config.check import check_batch_sizes
 from segrecipes.config.describe import describe
@@ -149,7 +149,7 @@ def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, 
 def check_registered(cfg: Config) -> None:
     """Refuse unknown algorithms, callbacks, … and wrong arguments, all of them at once."""
     if cfg.strategy not in STRATEGIES:
-        raise choice('strategy', cfg.strategy, STRATEGIES)
+        raise unknown_name('strategy', cfg.strategy, STRATEGIES)
     faults = [
         *registry.check_one('optimizer', cfg.optimizer),
         *registry.check_one('scheduler', cfg.scheduler),

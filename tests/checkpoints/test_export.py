@@ -24,11 +24,11 @@ from segrecipes.base.errors import UserError
 from segrecipes.checkpoints import network as network_module
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.export import CHECKED, compare, export
-from segrecipes.checkpoints.exported import load_exported, read_card
 from segrecipes.checkpoints.formats import safetensors as safetensors_format
 from segrecipes.checkpoints.formats.function import TRACED
 from segrecipes.checkpoints.formats.onnx import AdaptivePool, with_exportable_pools
 from segrecipes.checkpoints.formats.table import FORMATS
+from segrecipes.checkpoints.load_export import load_exported, read_card
 from segrecipes.checkpoints.read import read_checkpoint
 from segrecipes.commands import cli
 from segrecipes.models.architectures import ARCHITECTURES

@@ -8,7 +8,7 @@ import torchvision
 from composer.utils import dist
 from torch import Tensor, nn
 
-from segrecipes.base.errors import MissingPathError, UserError, choice
+from segrecipes.base.errors import MissingPathError, UserError, unknown_name
 from segrecipes.base.pickles import torch_load
 from segrecipes.models.backbones.table import TORCHVISION
 
@@ -35,7 +35,7 @@ def load_backbone_weights(backbone: nn.Module, backbone_arch: str, backbone_weig
     elif Path(backbone_weights).suffix or '/' in backbone_weights:
         state_dict = read_state_dict(backbone_weights)
     else:
-        raise choice('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
+        raise unknown_name('model.backbone_weights', backbone_weights, [*names, 'null', '/path/to/file.pth'])
     state_dict = {key: value for key, value in state_dict.items() if not key.startswith('fc.')}
     own = {key: value.shape for key, value in backbone.state_dict().items()}
     unexpected = [key for key, value in state_dict.items() if own.get(key) != getattr(value, 'shape', None)]

@@ -14,7 +14,7 @@ from helpers.exported_files import SUFFIXES, card_of, exported_files, network_of
 
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.checkpoints.export import export
-from segrecipes.checkpoints.exported import load_exported, read_card
+from segrecipes.checkpoints.load_export import load_exported, read_card
 
 
 def broken(path: Path, content: bytes, cut: int | None) -> Path:
