@@ -1,3 +1,3 @@
 """Recipes for semantic segmentation with Composer, Streaming and mmsegmentation."""
 
-__version__ = '0.2.0'
+__version__ = '0.1.0'
