@@ -121,6 +121,8 @@ FOREIGN = {
     'dtype of objects': Call(np.dtype, 'O'),
     'dtype of objects by new': New(np.dtype, 'O'),
     'dtype of structures': Call(np.dtype, [('repr', 'U9')]),
+    'dtype of structures by code': Call(np.dtype, 'f4,O'),
+    'dtype of numbers and objects by code': Call(np.dtype, 'f4,O8'),
     'flags of a dtype': Call(np.dtype, 'f8', False, True, state=(3, '<', None, None, None, -1, -1, 63)),
 }
 

@@ -193,6 +193,7 @@ def test_a_run_says_what_it_is(runs: Path) -> None:
     checkpoint = read_checkpoint(runs / 'ema' / 'latest-rank0.pt')
     assert checkpoint.card is not None
     assert checkpoint.card.network == NetworkSpec('pspnet', 8, 'resnet18', output_stride=None, head_channels=8)
+    assert checkpoint.card.auxiliary == any(name.startswith('auxiliary.') for name in checkpoint.weights)
     network = build_network(checkpoint.card.network, auxiliary=checkpoint.card.auxiliary)
     for which in ('raw', 'ema'):
         load_weights(network, checkpoint.choose(which), checkpoint.path)

@@ -181,6 +181,15 @@ def test_shrinking_averages_against_aliasing(factor) -> None:
     assert np.abs(warped - means).max() <= 1
 
 
+@pytest.mark.parametrize('resized', [90, 80, 68, 57])
+def test_a_fine_pattern_turns_grey_at_broken_ratios(resized) -> None:
+    """From 2.2 to 3.5 times: squares of a pixel each would else come out as larger squares."""
+    squares = (np.indices((200, 200)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    image, mask = np.repeat(squares[..., None], 3, axis=2), patchy_mask(200, 200)
+    warped, _ = warp(image, mask, Geometry((resized, resized), (0, 0), (0, 0), False), resized)
+    assert warped[4:-4, 4:-4].std() < 45  # 127 where each pixel takes one of its source
+
+
 @pytest.mark.parametrize('resized', [(70, 60), (30, 31), (47, 20), (23, 100)])
 def test_shrinking_stays_in_place(resized) -> None:
     """Sides that are no multiple of the blocks that are averaged."""
@@ -318,6 +327,16 @@ class TestClassLimit:
     def test_the_limit_is_respected_where_enough_tries_are_given(self, mask) -> None:
         assert self.shares(mask, crop_retries=300).max() < 0.78  # counted on a sample of the pixels
         assert self.shares(mask, crop_retries=300, max_class_share=0.6).max() < 0.63
+
+    @pytest.mark.parametrize('scale', [0.75, 1.5, 2.0])
+    def test_the_limit_is_of_the_crop_at_every_scale(self, mask, scale) -> None:
+        """At twice the size a crop sees a quarter of the image, and its place is in pixels of the large one."""
+        transform = PLAIN(128, 64, scale, scale, crop_retries=600)
+        shares = []
+        for seed in range(60):
+            _, labels = transform(colour_of(mask), mask, np.random.default_rng(seed))
+            shares.append(np.bincount(labels[labels != IGNORED], minlength=256).max() / (labels != IGNORED).sum())
+        assert max(shares) < 0.79
 
     def test_unlabelled_pixels_make_no_crop_varied(self, mask) -> None:
         mask[:, :64] = IGNORED  # then 32 columns of each class

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segrecipes.base.s3 import check_readable, s3_client, split_s3
 from segrecipes.commands.cli import run
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage import convert as convert_mds
+from segrecipes.storage import targets
 from segrecipes.storage.convert import convert
 from segrecipes.storage.decode import decode_mask
 from segrecipes.storage.folders import find_pairs
@@ -306,6 +308,42 @@ def test_a_failure_on_s3_publishes_no_index(
     assert list(temporary.iterdir()) == []
     with pytest.raises(MissingPathError, match='key does not exist'):
         check_readable(f's3://{s3.bucket}/ade/train')
+
+
+def test_on_s3_an_index_comes_after_its_shards_and_goes_before_them(
+    dataset: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    """So that whoever reads meanwhile finds all that an index names, or no index."""
+    done: list[tuple[str, str]] = []
+    real = targets.s3_client
+
+    def noting(name: str, call: Any) -> Any:
+        def noted(**given: Any) -> Any:
+            done.append((name, given['Key']))
+            return call(**given)
+
+        return noted
+
+    def client() -> Any:
+        made = real()
+        for name in ('put_object', 'delete_object'):
+            setattr(made, name, noting(name, getattr(made, name)))
+        return made
+
+    monkeypatch.setattr(targets, 's3_client', client)
+    targets.worker_client.cache_clear()
+    monkeypatch.setattr(convert_mds, 'ProcessPoolExecutor', lambda *args, **kwargs: ThreadPoolExecutor(1))
+    for overwrite in (False, True):
+        done.clear()
+        convert(dataset, f's3://{s3.bucket}/ade', splits=['train'], num_workers=1, size_limit=SMALL,
+                overwrite=overwrite, progress_bar=False)  # fmt: skip
+        keys = [(name, key.rpartition('/')[2]) for name, key in done]
+        shards = [index for index, (name, key) in enumerate(keys) if name == 'put_object' and key.endswith('.mds')]
+        assert len(shards) > 1
+        assert keys.index(('put_object', 'index.json')) > max(shards)
+        if overwrite:
+            assert keys.index(('delete_object', 'index.json')) < min(shards)
+    targets.worker_client.cache_clear()
 
 
 def test_ctrl_c_leaves_nothing_behind(dataset: Path, out: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from helpers.runs import ROOT, arguments, assert_same_weights, evaluations, laun
 from segrecipes.base.errors import UserError
 from segrecipes.training import device
 from segrecipes.training.run import main
+from segrecipes.training.tasks.segmentation import SegmentationModel
 
 pytestmark = pytest.mark.usefixtures('clean_shared_memory')
 
@@ -84,12 +85,25 @@ def test_resume_is_bitwise(mds: bool, recipe: str, synthetic_folder: Path, synth
     ])))  # fmt: skip
 
 
-def test_autoresume_continues_the_run_of_that_name(synthetic_folder: Path, tmp_path: Path) -> None:
-    argv = arguments(synthetic_folder, 'run_name=again', f'save_folder={tmp_path}/{{run_name}}', 'autoresume=true')
-    assert run([*argv, 'max_duration=1ep']).state.timestamp.epoch == 1
-    trainer = run([*argv, 'max_duration=2ep'])
-    assert trainer.state.timestamp.epoch == 2
-    assert weights(tmp_path / 'again' / 'ep2-ba6-rank0.pt')
+def test_autoresume_continues_the_run_of_that_name(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run trains the second epoch alone, and comes to what an uninterrupted one comes to."""
+    steps, loss = [], SegmentationModel.loss
+
+    def counted(model: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(model.training)
+        return loss(model, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentationModel, 'loss', counted)
+    shared = ('scheduler=null', 'autoresume=true', 'save_num_checkpoints_to_keep=-1', 'eval_interval=0ep')
+    argv = arguments(synthetic_folder, f'save_folder={tmp_path}/{{run_name}}', *shared)
+    assert run([*argv, 'run_name=again', 'max_duration=1ep']).state.timestamp.epoch == 1
+    assert len(steps) == 3
+    assert run([*argv, 'run_name=again', 'max_duration=2ep']).state.timestamp.epoch == 2
+    assert len(steps) == 3 + 3
+    run([*argv, 'run_name=whole', 'max_duration=2ep'])
+    assert_same_weights(tmp_path / 'again' / 'ep2-ba6-rank0.pt', tmp_path / 'whole' / 'ep2-ba6-rank0.pt')
 
 
 def test_evaluation_alone_repeats_the_number(synthetic_folder: Path, tmp_path: Path) -> None:
