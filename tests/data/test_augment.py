@@ -187,7 +187,7 @@ def test_a_fine_pattern_turns_grey_at_broken_ratios(resized) -> None:
     squares = (np.indices((200, 200)).sum(axis=0) % 2 * 255).astype(np.uint8)
     image, mask = np.repeat(squares[..., None], 3, axis=2), patchy_mask(200, 200)
     warped, _ = warp(image, mask, Geometry((resized, resized), (0, 0), (0, 0), False), resized)
-    assert warped[4:-4, 4:-4].std() < 45  # 127 where each pixel takes one of its source
+    assert warped[4:-4, 4:-4].std() < 5  # 41 without averaging
 
 
 @pytest.mark.parametrize('resized', [(70, 60), (30, 31), (47, 20), (23, 100)])
