@@ -1,7 +1,7 @@
 """The one order in which the sources of a config merge."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
     return merge(read_yaml(yaml_file(argv[0])), command_line, name=argv[0])
 
 
-def merge(given: DictConfig, command_line: DictConfig | None = None, *, name: str = 'config') -> tuple[Config, dict]:
+def merge(
+    given: DictConfig | Mapping[Any, Any], command_line: DictConfig | None = None, *, name: str = 'config'
+) -> tuple[Config, dict[str, str]]:
     """Merge a yaml's content and a command line over the schema; see :func:`load_config`."""
+    given = given if isinstance(given, DictConfig) else OmegaConf.create(dict(given))
     command_line = OmegaConf.create({}) if command_line is None else command_line
     recipe_name, dataset_name = (_named(key, command_line, given) for key in ('recipe_name', 'dataset'))
 

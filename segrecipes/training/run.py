@@ -5,13 +5,12 @@ import gc
 gc.disable()  # until all is imported: what modules are made of stays, and looking through it takes a second or two
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from composer import Trainer
 from composer.core import Evaluator
 from composer.utils import dist, get_device, reproducibility
-from omegaconf import DictConfig, OmegaConf
 
 from segrecipes.base.device import why_no_triton
 from segrecipes.base.errors import UserError, unknown_name
@@ -42,15 +41,12 @@ gc.freeze()
 gc.enable()
 
 
-def main(config: Config | DictConfig | Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Trainer:
+def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None = None) -> Trainer:
     """Run a config: train it, or with ``is_train: false`` evaluate it, and return the Trainer.
 
-    Takes the typed config of ``config.load_config`` or a merged OmegaConf one.
+    Takes the typed config of ``load_config``, or a mapping such as a merged OmegaConf one.
     """
-    if isinstance(config, Config):
-        cfg, sources = config, sources or {}
-    else:
-        cfg, sources = merge(cast(DictConfig, OmegaConf.create(cast(dict, config))))
+    cfg, sources = (config, sources or {}) if isinstance(config, Config) else merge(config)
     check_registered(cfg)
     check_names(cfg.model)
     protocol = get_protocol(cfg.eval_protocol, cfg.eval_dataset.final_size, cfg.eval_dataset.window_stride)

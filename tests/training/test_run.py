@@ -1,18 +1,15 @@
-"""The runs a person starts: training, evaluating, resuming."""
+"""The runs a person starts: training, evaluating."""
 
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from helpers.runs import ROOT, arguments, assert_same_weights, evaluations, launch, run, weights
+from helpers.runs import ROOT, arguments, evaluations, run, weights
 
 from segrecipes.base.errors import UserError
 from segrecipes.training import device
 from segrecipes.training.run import main
-from segrecipes.training.tasks.segmentation import SegmentationModel
 
 pytestmark = pytest.mark.usefixtures('clean_shared_memory')
 
@@ -64,48 +61,6 @@ def test_training_changes_the_network_and_lowers_the_loss(synthetic_folder: Path
     assert sum(losses[-6:]) < 0.85 * sum(losses[:6])
 
 
-@pytest.mark.parametrize('recipe', ['mild', 'medium'])
-@pytest.mark.parametrize('mds', [False, True], ids=['folder', 'mds'])
-def test_resume_is_bitwise(mds: bool, recipe: str, synthetic_folder: Path, synthetic_mds: Path, tmp_path: Path) -> None:
-    """4 epochs equal 2 epochs and a resume, and a resume from the middle of an epoch, with augmentation and workers."""
-    argv = arguments(
-        synthetic_mds if mds else synthetic_folder, f'recipe_name={recipe}', 'max_duration=4ep', 'eval_interval=1ep',
-        'train_dataset.num_workers=2', 'save_num_checkpoints_to_keep=-1', 'algorithms.ema.update_interval=1ba',
-        mds=mds,
-    )  # fmt: skip
-    run([*argv, f'save_folder={tmp_path}/whole', 'save_interval=1ep'])
-    run([*argv, f'save_folder={tmp_path}/middle', 'save_interval=5ba', 'max_duration=5ba'])
-    assert_resumed = ('whole/ep2-ba6-rank0.pt', 'middle/ep1-ba5-rank0.pt')
-    for number, checkpoint in enumerate(assert_resumed):
-        folder = tmp_path / f'resumed{number}'
-        run([*argv, f'save_folder={folder}', 'save_interval=4ep', f'load_path={tmp_path}/{checkpoint}'])
-        assert_same_weights(tmp_path / 'whole/ep4-ba12-rank0.pt', folder / 'ep4-ba12-rank0.pt')
-    assert not torch.equal(*(w['module.classifier.conv_seg.weight'] for w in map(weights, [
-        tmp_path / 'whole/ep2-ba6-rank0.pt', tmp_path / 'whole/ep4-ba12-rank0.pt',
-    ])))  # fmt: skip
-
-
-def test_autoresume_continues_the_run_of_that_name(
-    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second run trains the second epoch alone, and comes to what an uninterrupted one comes to."""
-    steps, loss = [], SegmentationModel.loss
-
-    def counted(model: Any, *args: Any, **kwargs: Any) -> Any:
-        steps.append(model.training)
-        return loss(model, *args, **kwargs)
-
-    monkeypatch.setattr(SegmentationModel, 'loss', counted)
-    shared = ('scheduler=null', 'autoresume=true', 'save_num_checkpoints_to_keep=-1', 'eval_interval=0ep')
-    argv = arguments(synthetic_folder, f'save_folder={tmp_path}/{{run_name}}', *shared)
-    assert run([*argv, 'run_name=again', 'max_duration=1ep']).state.timestamp.epoch == 1
-    assert len(steps) == 3
-    assert run([*argv, 'run_name=again', 'max_duration=2ep']).state.timestamp.epoch == 2
-    assert len(steps) == 3 + 3
-    run([*argv, 'run_name=whole', 'max_duration=2ep'])
-    assert_same_weights(tmp_path / 'again' / 'ep2-ba6-rank0.pt', tmp_path / 'whole' / 'ep2-ba6-rank0.pt')
-
-
 def test_evaluation_alone_repeats_the_number(synthetic_folder: Path, tmp_path: Path) -> None:
     argv = arguments(synthetic_folder, 'recipe_name=mild', 'algorithms.ema.half_life=2ba')
     trained = run([*argv, 'max_duration=2ep', f'save_folder={tmp_path}'])
@@ -121,33 +76,6 @@ def test_effective_config_is_kept_beside_the_checkpoints(synthetic_folder: Path,
     text = (tmp_path / 'config.yaml').read_text()
     assert re.search(r'^max_duration: 1ba +# command line$', text, re.MULTILINE)
     assert re.search(r'half_life: 1000ba +# .*mild.yaml$', text, re.MULTILINE)
-
-
-def test_checkpoints_to_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> None:
-    folder = f's3://{s3.bucket}/run'
-    argv = arguments(synthetic_folder, 'max_duration=1ep', f'save_folder={folder}')
-    process = launch(sys.executable, 'main.py', *argv)
-    assert process.returncode == 0, process.stderr
-    saved = {'ep1-ba3-rank0.pt', 'latest-rank0.pt.symlink', 'best-ep1-ba3-rank0.pt', 'best-rank0.pt.symlink'}
-    assert {f'run/{name}' for name in saved} <= set(s3.list_keys())
-    results = f'callbacks.show_results.folder={tmp_path}'
-    again = launch(sys.executable, 'main.py', *argv, 'is_train=false', f'load_path={folder}/ep1-ba3-rank0.pt', results)
-    assert again.returncode == 0, again.stderr
-    number = re.search(r'mosaic-512sq@32, raw weights, 5 images: .*', process.stdout)
-    assert number and number[0] in again.stdout
-
-
-def test_streams_from_s3(s3: Any, synthetic_folder: Path, tmp_path: Path) -> None:
-    url = f's3://{s3.bucket}/data'
-    converted = launch(
-        sys.executable, '-m', 'segrecipes', 'convert', str(synthetic_folder), '--out', url, '--name', 'synthetic'
-    )
-    assert converted.returncode == 0, converted.stderr
-    local = [f'train_dataset.local={tmp_path}/train', f'eval_dataset.local={tmp_path}/val']
-    argv = [argument.replace(f'path={tmp_path}', f'path={url}') for argument in arguments(tmp_path, *local, mds=True)]
-    process = launch(sys.executable, 'main.py', *argv, 'max_duration=2ep', 'train_dataset.num_workers=2')
-    assert process.returncode == 0, process.stderr
-    assert ' 5 images: ' in process.stdout
 
 
 def test_main_takes_a_merged_config(synthetic_folder: Path) -> None:
