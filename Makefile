@@ -68,17 +68,20 @@ lint: $(STAMP)
 	$(IN_VENV) lint-imports
 	$(IN_VENV) pyright
 
+scripts = $(shell awk '/ $(1)/ {print $$1}' $(dir $(firstword $(MAKEFILE_LIST)))benchmarks/scripts.txt)
+
 # Each appends its record to benchmarks/records; the table is made from the last ones.
 bench: $(STAMP)
-	for script in data_path loss microbatch train_step algorithms stream_epoch conversion startup scoring evaluation; do \
+	for script in $(call scripts,cpu); do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/table.py
 
 bench-gpu:
 	@python='$(call python_with,torch)'; test "$$python" || $(call none_with,torch); \
-		for script in loss scoring train_step algorithms evaluation profile_step; do \
+		for script in $(call scripts,gpu); do \
 		"$$python" benchmarks/$$script.py || exit 1; done; \
-		test -z "$(DATA)" || "$$python" benchmarks/recipes.py "$(DATA)"
+		for script in $(if $(DATA),$(call scripts,photographs)); do \
+		"$$python" benchmarks/$$script.py "$(DATA)" || exit 1; done
 
 # mmcv 2 is on PyPI as source only, and its setup.py imports torch. The wheel is built before mmcv-lite goes.
 mmcv-ops: $(STAMP)

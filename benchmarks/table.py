@@ -10,11 +10,10 @@ from typing import Any
 from bench import RECORDS, ROOT, cells, number, target_line
 from tabulate import tabulate
 
-QUESTIONS = (
-    'data_path', 'loss', 'microbatch', 'train_step', 'algorithms', 'stream_epoch', 'conversion', 'startup', 'scoring',
-    'evaluation', 'profile_step', 'recipes',
-)  # fmt: skip
-ON_GPU = ('loss', 'train_step', 'algorithms', 'scoring', 'evaluation', 'profile_step', 'recipes')
+# Each script and where it is run; the Makefile reads the same list. What needs photographs wants a GPU too.
+SCRIPTS = [line.split() for line in (ROOT / 'benchmarks' / 'scripts.txt').read_text().splitlines()]
+QUESTIONS = tuple(name for name, *_ in SCRIPTS)
+ON_GPU = tuple(name for name, *places in SCRIPTS if {'gpu', 'photographs'} & {*places})
 
 
 BEGIN, END = '<!-- python benchmarks/table.py -->', '<!-- end -->'

@@ -51,7 +51,7 @@ def make(folder: Path, target: str, *variables: str) -> subprocess.CompletedProc
 def test_benchmarks_are_run_by_the_paths_python_with_torch(name: str, tmp_path: Path) -> None:
     fake_python(tmp_path / 'bin' / name, 'torch')
     done = make(tmp_path, 'bench-gpu', 'DATA=photographs')
-    scripts = ('loss', 'scoring', 'train_step', 'algorithms', 'evaluation', 'profile_step')
+    scripts = ('loss', 'train_step', 'algorithms', 'scoring', 'evaluation', 'profile_step')
     expected = [f'bin/{name} benchmarks/{script}.py' for script in scripts]
     assert done.stdout.splitlines() == [*expected, f'bin/{name} benchmarks/recipes.py photographs'], done.stderr
 
