@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,10 @@ def test_no_script_shadows_a_module_that_is_installed_or_in_the_standard_library
 
 
 def test_every_script_of_make_bench_exists_and_says_its_question(table: Any) -> None:
-    makefile = (FOLDER.parent / 'Makefile').read_text()
+    """The list is one file, which the Makefile reads too."""
+    listed = subprocess.run(['make', '-n', 'bench'], cwd=FOLDER.parent, capture_output=True, text=True).stdout
+    on_cpu = [name for name, *places in table.SCRIPTS if 'cpu' in places]
+    assert f'for script in {" ".join(on_cpu)};' in listed
     for question in table.QUESTIONS:
-        assert question in makefile
         source = ast.parse((FOLDER / f'{question}.py').read_text())
         assert f'python benchmarks/{question}.py' in (ast.get_docstring(source) or '')
