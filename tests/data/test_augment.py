@@ -1,5 +1,5 @@
 import colorsys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import cv2
@@ -200,6 +200,15 @@ def test_shrinking_stays_in_place(resized) -> None:
         fill_padding(warped, np.zeros((48, 48), np.uint8), geometry)
         expected = place(resize_linear(image, *resized), geometry, 48, MEAN_COLOUR)
         assert np.abs(warped - expected).mean() < 1.5
+
+
+def test_the_published_settings_are_the_defaults() -> None:
+    """MosaicML's example: 512, 0.5 to 2, crops of at most three quarters one class, SSD's photometric change."""
+    assert asdict(TrainTransform()) == {
+        'base_size': 512, 'final_size': 512, 'min_resize_scale': 0.5, 'max_resize_scale': 2.0, 'keep_ratio': False,
+        'max_class_share': 0.75, 'crop_retries': 10, 'flip_probability': 0.5,
+        'brightness': 32 / 255, 'contrast': 0.5, 'saturation': 0.5, 'hue': 18 / 255,
+    }  # fmt: skip
 
 
 def colour_of(mask: np.ndarray) -> np.ndarray:
