@@ -25,6 +25,7 @@ from segrecipes.storage import targets
 from segrecipes.storage.convert import convert
 from segrecipes.storage.decode import decode_mask
 from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.writer import plan_shards
 
 COUNTS = {'train': 13, 'val': 5}
 SMALL = '12kb'  # a few samples a shard
@@ -308,6 +309,16 @@ def test_a_failure_on_s3_publishes_no_index(
     assert list(temporary.iterdir()) == []
     with pytest.raises(MissingPathError, match='key does not exist'):
         check_readable(f's3://{s3.bucket}/ade/train')
+
+
+def test_a_shard_is_filled_to_the_byte(dataset: Path):
+    """Its limit counts what Streaming writes: a kibibyte at most, and of each sample an offset and three sizes."""
+    pairs = find_pairs(dataset, 'train', DATASETS['ade20k'])
+    each = [16 + len(pair.uid) + pair.image.stat().st_size + pair.mask.stat().st_size for pair in pairs]
+    for count in (1, 3, len(pairs)):
+        limit = 1024 + sum(each[:count])
+        assert len(plan_shards('train', pairs, limit)[0].pairs) == count
+        assert len(plan_shards('train', pairs, limit - 1)[0].pairs) == max(1, count - 1)
 
 
 def test_on_s3_an_index_comes_after_its_shards_and_goes_before_them(

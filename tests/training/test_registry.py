@@ -20,6 +20,7 @@ from segrecipes.base.errors import UserError
 from segrecipes.config.merge import load_config
 from segrecipes.training import registry
 from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.training.callbacks.table import CALLBACKS
 
 
 def public_classes(module: Any, base: type) -> list[type]:
@@ -245,3 +246,16 @@ def test_published_recipes(name: str, ema: Any, sam: Any, alpha: float | None, s
         assert (built[SAM].rho, built[SAM].interval) == sam
     if alpha:
         assert built[MixUp].alpha == alpha
+
+
+class TakesAnything(Callback):
+    def __init__(self, **given: Any):
+        self.given = given
+
+
+def test_what_takes_any_argument_is_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CALLBACKS, 'takes_anything', TakesAnything)
+    specs = {'takes_anything': {'entity': 'me', 'rhho': 1}}
+    assert registry.check('callbacks', specs) == []
+    (made,) = registry.build('callbacks', specs)
+    assert made.given == specs['takes_anything']
