@@ -80,11 +80,7 @@ def test_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.fromarray(mask).save(tmp_path / f'labels/{index}_mask.png')
     (tmp_path / 'train.txt').write_text('0\n1\n2\n3\n4\n5\n')
     (tmp_path / 'val.txt').write_text('6\n7\n')
-    trainer = run(
-        arguments(
-            tmp_path, 'train_dataset.name=cracks', 'eval_dataset.name=cracks', 'model.num_classes=2', 'max_duration=1ep'
-        )
-    )
+    trainer = run(arguments(tmp_path, 'train_dataset.name=cracks', 'eval_dataset.name=cracks', 'max_duration=1ep'))
     (found,) = evaluations(trainer)
     assert found.class_names == ('ground', 'crack')
     masks = [np.asarray(Image.open(tmp_path / f'labels/{index}_mask.png').resize((32, 32), 0)) for index in (6, 7)]

@@ -1,8 +1,11 @@
-"""The yaml files of this package, by name."""
+"""The yaml files that a config is made of, by name, and what is in them."""
 
 from pathlib import Path
 
-from segrecipes.base.errors import unknown_name
+from omegaconf import DictConfig, OmegaConf
+
+from segrecipes.base.errors import MissingPathError, UserError, unknown_name
+from segrecipes.datasets.file import FILE
 
 PACKAGE = Path(__file__).parents[1]
 YAMLS = next((folder for folder in (PACKAGE / 'yamls', PACKAGE.parent / 'yamls') if folder.is_dir()), PACKAGE / 'yamls')
@@ -17,13 +20,15 @@ def available(key: str) -> dict[str, Path]:
 
 
 def layer_file(key: str, name: str) -> Path:
-    """The file that ``key=name`` means: a name in the key's folder, or a path.
+    """The file that ``key=name`` means: a name in the key's folder, or a path; of a folder its ``dataset.yaml``.
 
     Raises:
         UserError: neither.
     """
     files = available(key)
-    path = files.get(name, Path(name))
+    path = files.get(name, Path(name).expanduser())
+    if key == 'dataset' and path.is_dir():
+        return path / FILE
     if name not in files and path.suffix not in ('.yaml', '.yml'):
         raise unknown_name(key, name, [*files, 'null', 'path/to/file.yaml'])
     return path
@@ -36,3 +41,21 @@ def yaml_file(name: str) -> Path:
         return path
     own = YAMLS / f'{path.name.removesuffix(".yaml")}.yaml'
     return own if own.is_file() else path
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    if not Path(path).is_file():
+        raise MissingPathError(f'config file does not exist: {path}')
+    try:
+        content = OmegaConf.load(path)
+    except Exception as error:
+        raise UserError(f'{path} is not a yaml file: {one_line(error)}') from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f'{path} must hold keys and values at its top level')
+    return content
+
+
+def one_line(error: Exception) -> str:
+    """What OmegaConf or yaml say, without the lines that name keys and types once more."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' '.join(line for line in lines if not line.startswith(('full_key:', 'object_type=', 'reference_type=')))

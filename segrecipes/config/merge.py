@@ -3,15 +3,15 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from segrecipes.base.errors import MissingPathError, UserError, suggestion
+from segrecipes.base.errors import UserError, suggestion
 from segrecipes.config.check import check
-from segrecipes.config.layers import available, layer_file, yaml_file
+from segrecipes.config.dataset import name_datasets, read_dataset_layer, with_num_classes
+from segrecipes.config.layers import available, layer_file, one_line, read_yaml, yaml_file
 from segrecipes.config.schema import Config, DatasetConfig
 
 # What an evaluation has for itself: every image is scored once, in order
@@ -35,7 +35,7 @@ def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
     try:
         command_line = OmegaConf.from_dotlist(list(argv[1:]))
     except Exception as error:  # yaml's own errors on a value that is not yaml
-        raise UserError(f'command line: {_one_line(error)}') from error
+        raise UserError(f'command line: {one_line(error)}') from error
     return merge(read_yaml(yaml_file(argv[0])), command_line, name=argv[0])
 
 
@@ -65,30 +65,20 @@ def merge(
         config = _merge_layer(config, layer, source)
         sources |= dict.fromkeys(_leaves(layer), source)
     config.recipe_name, config.dataset = recipe_name, dataset_name
+    name_datasets(config, sources)
     for key in (field.name for field in fields(DatasetConfig) if field.name not in NOT_INHERITED):
         is_given = f'train_dataset.{key}' in sources and not OmegaConf.is_missing(config.train_dataset, key)
         if is_given and f'eval_dataset.{key}' not in sources:
             config.eval_dataset[key] = config.train_dataset[key]
             sources[f'eval_dataset.{key}'] = f'train_dataset.{key}'
+    config = with_num_classes(config, sources)
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise UserError(f'{name}: {error.full_key} is not set ({_one_line(error)})') from error
+        raise UserError(f'{name}: {error.full_key} is not set ({one_line(error)})') from error
     assert isinstance(result, Config)
     check(result)
     return result, sources
-
-
-def read_yaml(path: str | Path) -> DictConfig:
-    if not Path(path).is_file():
-        raise MissingPathError(f'config file does not exist: {path}')
-    try:
-        content = OmegaConf.load(path)
-    except Exception as error:
-        raise UserError(f'{path} is not a yaml file: {_one_line(error)}') from error
-    if not isinstance(content, DictConfig):
-        raise UserError(f'{path} must hold keys and values at its top level')
-    return content
 
 
 def read_layer(key: str, name: str | None) -> tuple[DictConfig, str]:
@@ -96,7 +86,8 @@ def read_layer(key: str, name: str | None) -> tuple[DictConfig, str]:
     if name is None:
         return OmegaConf.create({}), ''
     path = layer_file(key, name)
-    return read_yaml(path), os.path.relpath(path)
+    read = read_dataset_layer if key == 'dataset' else read_yaml
+    return read(path), os.path.relpath(path)
 
 
 def _named(key: str, *layers: DictConfig) -> str | None:
@@ -128,7 +119,7 @@ def _merge_layer(config: DictConfig, layer: DictConfig, source: str) -> DictConf
         raise _unknown_key(error, source) from error
     except OmegaConfBaseException as error:
         key = getattr(error, 'full_key', None)
-        raise UserError(f'{source}: {key}: {_one_line(error)}' if key else f'{source}: {_one_line(error)}') from error
+        raise UserError(f'{source}: {key}: {one_line(error)}' if key else f'{source}: {one_line(error)}') from error
 
 
 def _unknown_key(error: ConfigKeyError, source: str) -> UserError:
@@ -148,8 +139,3 @@ def _leaves(layer: Any, prefix: str = '') -> list[str]:
         else:
             names.append(f'{prefix}{key}')
     return names
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ' '.join(line for line in lines if not line.startswith(('full_key:', 'object_type=', 'reference_type=')))

@@ -5,13 +5,14 @@ from typing import Any
 
 from segrecipes.models.spec import NetworkSpec
 
-NOT_SET = '???'  # OmegaConf's
+NOT_SET: Any = '???'  # OmegaConf's
 
 
 @dataclass(frozen=True)
 class ModelConfig(NetworkSpec):
     """The network, and how it is trained."""
 
+    num_classes: int = NOT_SET  # the dataset's
     backbone_weights: str | None = None
     auxiliary_weight: float = 0.0
     sync_bn: bool = True
@@ -22,7 +23,7 @@ class ModelConfig(NetworkSpec):
 
 @dataclass
 class DatasetConfig:
-    name: str = 'ade20k'  # a row of datasets.table.DATASETS
+    name: str | None = None  # a row of datasets.table.DATASETS, or a dataset.yaml; None: that of path, else ade20k
     is_streaming: bool = False
     path: str | None = NOT_SET
     local: str | None = None

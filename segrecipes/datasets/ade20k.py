@@ -23,6 +23,7 @@ pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock
 """
 
 ROW = DatasetRow(
+    name='ade20k',
     classes=tuple(name.strip() for name in CLASSES.replace('\n', ' ').split(',')),
     root='ADEChallengeData2016',
     splits={'train': Split('images/training/*'), 'val': Split('images/validation/*')},

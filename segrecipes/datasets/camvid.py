@@ -6,6 +6,7 @@ from segrecipes.datasets import ade20k
 
 ROW = replace(
     ade20k.ROW,
+    name='camvid',
     classes=(
         'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
     ),

@@ -8,6 +8,7 @@ from segrecipes.datasets.row import DatasetRow, Split
 SLICES = '*/*_[0-9]*.tif'
 
 ROW = DatasetRow(
+    name='lgg',
     classes=('background', 'tumour'),
     splits={'train': Split(SLICES, share=(0, 0.8)), 'val': Split(SLICES, share=(0.8, 1))},
     group=r'^([^/]+)/',

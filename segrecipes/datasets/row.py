@@ -35,6 +35,7 @@ class DatasetRow:
     """One dataset. All paths are below its folder, with ``/`` between their parts.
 
     Args:
+        name: what it is called in reports and on a model's card.
         classes: their names, in the order of the logits.
         splits: by name; ``train`` and ``val`` are what a training asks for.
         mask: a regular expression and its replacement, from an image's path to its mask's.
@@ -45,7 +46,9 @@ class DatasetRow:
         group: a regular expression whose group names what a split by share must not tear apart; by default the uid.
         skipped: a regular expression of paths that match a glob and are no images.
         excluded: uids left out of a split.
-        colors: RGB of each class; by default PASCAL VOC's.
+        colors: RGB of each class; by default those of ``base.palette``.
+        channels: of its images.
+        warning: what is to be said with every figure of it.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +62,13 @@ class DatasetRow:
     skipped: str | None = None
     excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
     colors: tuple[tuple[int, int, int], ...] = ()
+    channels: int = 3
+    warning: str = ''
+    name: str = ''
+
+    def class_names(self, ignore_background: bool = True) -> tuple[str, ...]:
+        """Of the network's classes: with ``ignore_background=False`` what lies below the first label is one more."""
+        return self.classes if ignore_background else (*('other',) * self.label_offset, *self.classes)
 
     @property
     def label_offset(self) -> int:

@@ -1,7 +1,10 @@
-"""Datasets by name: one row each, in a file of its own that holds data only."""
+"""Datasets by name: one row each, in a file of its own that holds data only; or by the path of their owner's file."""
+
+from pathlib import Path
 
 from segrecipes.base.errors import unknown_name
 from segrecipes.datasets import ade20k, camvid, lgg
+from segrecipes.datasets.file import FILE, find_file, read_dataset
 from segrecipes.datasets.row import DatasetRow
 from segrecipes.datasets.synthetic import row as synthetic
 
@@ -11,9 +14,25 @@ DATASETS: dict[str, DatasetRow] = {
     'lgg': lgg.ROW,
     'synthetic': synthetic.ROW,
 }
+USUAL = 'ade20k'
 
 
 def get_dataset(name: str) -> DatasetRow:
-    if name not in DATASETS:
-        raise unknown_name('train_dataset.name', name, DATASETS)
-    return DATASETS[name]
+    """The row of a name, or of a ``dataset.yaml`` or the folder that holds it.
+
+    Raises:
+        UserError: neither, or a file that is not right.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if find_file(name) is None:
+        raise unknown_name('train_dataset.name', name, [*DATASETS, f'path/to/{FILE}'])
+    return read_dataset(name)
+
+
+def name_of(name: str | None, path: str | Path | None) -> str:
+    """The dataset that is meant: the one named, else the file beside the pictures at ``path``, else ADE20K."""
+    if name is not None:
+        return name
+    beside = find_file(Path(path) / FILE) if path is not None and '://' not in str(path) else None
+    return USUAL if beside is None else str(beside)

@@ -109,7 +109,8 @@ def refused(*argv: str) -> str:
 
 def test_defaults_are_the_published_settings(small: str):
     config, sources = load_config([small])
-    assert sources == {'train_dataset.path': small, 'eval_dataset.path': small}
+    paths = dict.fromkeys(['train_dataset.path', 'eval_dataset.path'], small)
+    assert sources == paths | {'model.num_classes': 'train_dataset.name'}
     assert (config.seed, config.max_duration, config.device_train_microbatch_size) == (17, '128ep', 'auto')
     assert config.optimizer == {'name': 'decoupled_sgdw', 'lr': 0.08, 'momentum': 0.9, 'weight_decay': 5e-5}
     assert config.scheduler == {'name': 'cosine_annealing'}
@@ -176,7 +177,7 @@ def test_each_layer_wins_over_those_before_it(tmp_path: Path, monkeypatch: pytes
         'save_interval': '{}ba',
         'max_duration': '{}ep',
         'seed': '{}',
-        'model.num_classes': '{}',
+        'model.head_channels': '{}',
         'algorithms.sam.rho': '{}',
     }
 
@@ -197,7 +198,7 @@ def test_each_layer_wins_over_those_before_it(tmp_path: Path, monkeypatch: pytes
     assert config.save_interval == '2ba'
     assert config.max_duration == '3ep'
     assert config.seed == 4
-    assert config.model.num_classes == 5
+    assert config.model.head_channels == 5
     assert config.algorithms == {'sam': {'rho': 6}}
     assert sources == {
         'train_dataset.path': given,
@@ -205,14 +206,17 @@ def test_each_layer_wins_over_those_before_it(tmp_path: Path, monkeypatch: pytes
         'save_interval': 'datasets/mine.yaml',
         'max_duration': given,
         'seed': 'recipes/tasty.yaml',
-        'model.num_classes': f'{given}: tasty',
+        'model.head_channels': f'{given}: tasty',
+        'model.num_classes': 'train_dataset.name',
         'algorithms.sam.rho': 'command line',
         'recipe_name': 'command line',
         'dataset': 'command line',
     }
-    config, sources = load_config([given, 'tasty.seed=6', 'recipe_name=tasty', 'model.num_classes=7', 'tasty.model={}'])
-    assert (config.seed, config.model.num_classes) == (6, 7)
-    assert (sources['seed'], sources['model.num_classes']) == ('command line: tasty', 'command line')
+    config, sources = load_config(
+        [given, 'tasty.seed=6', 'recipe_name=tasty', 'model.head_channels=7', 'tasty.model={}']
+    )
+    assert (config.seed, config.model.head_channels) == (6, 7)
+    assert (sources['seed'], sources['model.head_channels']) == ('command line: tasty', 'command line')
 
 
 def test_without_its_recipe_a_block_is_ignored(upstream: str):
@@ -305,13 +309,13 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_dataset_stands_under_the_yaml(datasets: Path, tmp_path: Path):
-    given = write(tmp_path, 'train_dataset: {batch_size: 4}\nmodel: {num_classes: 12}\n')
+    given = write(tmp_path, 'train_dataset: {batch_size: 4}\nmodel: {head_channels: 12}\n')
     config, sources = load_config([given, 'dataset=roads', 'train_dataset.path=here'])
     file = os.path.relpath(datasets / 'roads.yaml')
     assert config.dataset == 'roads'
     for key, value, source in (
         ('eval_protocol', 'slide', file),
-        ('model.num_classes', 12, given),
+        ('model.head_channels', 12, given),
         ('train_dataset.name', 'camvid', file),
         ('eval_dataset.name', 'camvid', 'train_dataset.name'),
         ('train_dataset.path', 'here', 'command line'),

@@ -15,7 +15,7 @@ from segrecipes.training.run import main
 
 ROOT = Path(__file__).parents[2]
 TINY = (
-    'model.num_classes=8', 'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=16',
+    'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=16',
     'train_dataset.name=synthetic', 'eval_dataset.name=synthetic',
     'train_dataset.final_size=32', 'train_dataset.base_size=32', 'eval_dataset.final_size=32',
     'train_dataset.batch_size=4', 'eval_dataset.batch_size=2',

@@ -4,4 +4,9 @@ from dataclasses import replace
 
 from segrecipes.datasets import ade20k
 
-ROW = replace(ade20k.ROW, classes=('sky', 'ground', 'tree', 'house', 'car', 'ball', 'fence', 'sign'), excluded={})
+ROW = replace(
+    ade20k.ROW,
+    name='synthetic',
+    classes=('sky', 'ground', 'tree', 'house', 'car', 'ball', 'fence', 'sign'),
+    excluded={},
+)

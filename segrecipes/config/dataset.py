@@ -1,0 +1,63 @@
+"""What a run's dataset says of its config: where it is, what it is called, and how many classes it has."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.config.layers import read_yaml
+from segrecipes.datasets.file import FILE, read_file
+from segrecipes.datasets.table import get_dataset, name_of
+
+
+def read_dataset_layer(path: Path) -> DictConfig:
+    """The keys of a file of yamls/datasets; or, of the ``dataset.yaml`` of somebody's pictures, those it stands for.
+
+    Raises:
+        MissingPathError: there is no such file.
+        UserError: it is not right.
+    """
+    if path.name == FILE and not path.is_file():
+        raise MissingPathError(f'no {FILE} in {path.parent}; segrecipes data init {path.parent} writes one')
+    content = read_yaml(path)
+    if 'classes' not in content:
+        return content
+    file = read_file(path)
+    own = {'train_dataset': {'name': str(path), 'path': str(file.folder)}}
+    return OmegaConf.merge(own, dict(file.config))  # type: ignore[return-value]
+
+
+def name_datasets(config: DictConfig, sources: dict[str, str]) -> None:
+    """Give a dataset that has no name the one that its path says; ``eval_dataset`` has it from ``train_dataset``."""
+    for key in ('train_dataset', 'eval_dataset'):
+        dataset = config[key]
+        path = None if OmegaConf.is_missing(dataset, 'path') else dataset.path
+        if dataset.name is None:
+            dataset.name = name_of(None, path)
+            if path is not None and dataset.name.startswith(str(path)):
+                sources[f'{key}.name'] = f'{key}.path'
+
+
+def with_num_classes(config: DictConfig, sources: dict[str, str]) -> DictConfig:
+    """The config with ``model.num_classes``, which is that of the dataset.
+
+    Raises:
+        UserError: it is set, and another; or the two datasets have different classes.
+    """
+    counts = {}
+    for key in ('train_dataset', 'eval_dataset'):
+        names = get_dataset(config[key].name).class_names(config[key].ignore_background)
+        counts[f'{key}.name={config[key].name}'] = len(names)
+    (first, count), (second, other) = counts.items() if len(counts) == 2 else (*counts.items(),) * 2
+    if count != other:
+        raise UserError(f'{first} has {count} classes and {second} has {other}; one network cannot have both')
+    if OmegaConf.is_missing(config.model, 'num_classes'):
+        sources['model.num_classes'] = 'train_dataset.name'
+        return OmegaConf.merge(config, {'model': {'num_classes': count}})  # type: ignore[return-value]
+    if config.model.num_classes != count:
+        raise UserError(
+            f'model.num_classes={config.model.num_classes}, but {first} has {count} classes. Leave model.num_classes '
+            f'out; pictures of your own are described by a {FILE}: segrecipes data init PATH writes it, and '
+            'dataset=PATH takes it'
+        )
+    return config
