@@ -26,7 +26,7 @@ from segrecipes.models.heads import published_init
 from segrecipes.models.mmseg import ensure_ops
 from segrecipes.models.spec import NetworkSpec
 from segrecipes.training.callbacks.batches import SeedEachBatch, ShareLabelledCount
-from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss
 from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import SegmentationModel, build_model
 

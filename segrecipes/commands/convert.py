@@ -9,8 +9,9 @@ with --fast-masks; the shards are the same whatever the number of workers.
 
 import argparse
 
+from segrecipes.datasets.file import FILE
 from segrecipes.datasets.row import SPLITS
-from segrecipes.datasets.table import DATASETS
+from segrecipes.datasets.table import DATASETS, USUAL
 
 
 def comma_separated(text: str) -> list[str]:
@@ -24,7 +25,7 @@ def comma_separated_or_none(text: str) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help='folder of the dataset')
     parser.add_argument('--out', required=True, help='a folder, or s3://bucket/prefix')
-    parser.add_argument('--name', default='ade20k', help=f'{", ".join(DATASETS)}; default: ade20k')
+    parser.add_argument('--name', help=f'{", ".join(DATASETS)}, or path/to/{FILE}; default: that in PATH, else {USUAL}')
     parser.add_argument('--splits', type=comma_separated, default=SPLITS, help='default: train,val')
     parser.add_argument('--num-workers', type=int, help='processes; default: one a core')
     parser.add_argument('--size-limit', default='4mb', help='bytes of a shard before compression; default: 4mb')

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segrecipes.base.errors import UserError
+from segrecipes.datasets.file import FILE
 from segrecipes.datasets.row import IGNORED, DatasetRow
-from segrecipes.datasets.table import DATASETS, get_dataset
+from segrecipes.datasets.table import DATASETS, USUAL, get_dataset, locate
 
 if TYPE_CHECKING:
     from segrecipes.storage.audit import Finding
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help='a folder, or the root of MDS shards: a folder or s3://bucket/prefix')
     parser.add_argument('local', nargs='?', help='where remote shards are kept')
-    parser.add_argument('--name', default='ade20k', help=f'{", ".join(DATASETS)}; default: ade20k')
+    parser.add_argument('--name', help=f'{", ".join(DATASETS)}, or path/to/{FILE}; default: that in PATH, else {USUAL}')
     shown = parser.add_argument_group('samples')
     shown.add_argument('--show', type=Path, metavar='PNG', help='draw samples into this file, and check nothing')
     shown.add_argument('--base-size', type=int, default=512, help='of train_dataset; default: 512')
@@ -36,21 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.local and '=' in arguments.local:  # it would be taken for a folder, and nobody would know
         raise UserError(f'{arguments.local}: settings are flags here, such as --name camvid')
-    row = get_dataset(arguments.name)
+    name, path = locate(arguments.name, arguments.path)
+    row = get_dataset(name)
     if arguments.show:
         from segrecipes.data.augment import TrainTransform
         from segrecipes.reports.preview import show_samples
 
         keys = ('base_size', 'final_size', 'min_resize_scale', 'max_resize_scale', 'keep_ratio')
         transform = TrainTransform(**{key: getattr(arguments, key) for key in keys})
-        count = show_samples(arguments.show, arguments.path, arguments.local, arguments.name, transform)
+        count = show_samples(arguments.show, path, arguments.local, name, transform)
         print(f'{arguments.show}: {count} samples')
         return
 
     from segrecipes.storage.audit import audit
 
     faults = 0
-    for split, finding in audit(arguments.path, arguments.local, row=row):
+    for split, finding in audit(path, arguments.local, row=row):
         report(split, finding, row)
         faults += len(finding.faults)
     if faults:

@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.config.layers import read_yaml
 from segrecipes.datasets.file import FILE, read_file
-from segrecipes.datasets.table import get_dataset, name_of
+from segrecipes.datasets.row import CURE
+from segrecipes.datasets.table import USUAL, get_dataset, locate
 
 
 def read_dataset_layer(path: Path) -> DictConfig:
@@ -23,7 +24,7 @@ def read_dataset_layer(path: Path) -> DictConfig:
     if 'classes' not in content:
         return content
     file = read_file(path)
-    own = {'train_dataset': {'name': str(path), 'path': str(file.folder)}}
+    own = {'train_dataset': {'name': str(path), 'path': str(file.folder), 'is_streaming': False}}
     return OmegaConf.merge(own, dict(file.config))  # type: ignore[return-value]
 
 
@@ -31,10 +32,11 @@ def name_datasets(config: DictConfig, sources: dict[str, str]) -> None:
     """Give a dataset that has no name the one that its path says; ``eval_dataset`` has it from ``train_dataset``."""
     for key in ('train_dataset', 'eval_dataset'):
         dataset = config[key]
-        path = None if OmegaConf.is_missing(dataset, 'path') else dataset.path
-        if dataset.name is None:
-            dataset.name = name_of(None, path)
-            if path is not None and dataset.name.startswith(str(path)):
+        if dataset.name is None and (OmegaConf.is_missing(dataset, 'path') or dataset.path is None):
+            dataset.name = USUAL
+        elif dataset.name is None:
+            dataset.name, dataset.path = locate(None, dataset.path)
+            if dataset.name != USUAL:
                 sources[f'{key}.name'] = f'{key}.path'
 
 
@@ -57,7 +59,6 @@ def with_num_classes(config: DictConfig, sources: dict[str, str]) -> DictConfig:
     if config.model.num_classes != count:
         raise UserError(
             f'model.num_classes={config.model.num_classes}, but {first} has {count} classes. Leave model.num_classes '
-            f'out; pictures of your own are described by a {FILE}: segrecipes data init PATH writes it, and '
-            'dataset=PATH takes it'
+            f'out. {CURE}'
         )
     return config

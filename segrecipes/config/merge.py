@@ -1,5 +1,6 @@
 """The one order in which the sources of a config merge."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,6 +17,8 @@ from segrecipes.config.schema import Config, DatasetConfig
 
 # What an evaluation has for itself: every image is scored once, in order
 NOT_INHERITED = ('drop_last', 'shuffle')
+# Where a dataset is: one that the command line names has none of it from the yaml
+PLACE = {'name', 'path', 'local', 'is_streaming'}
 
 
 def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
@@ -52,6 +55,8 @@ def merge(
     command_line, command_block = _without(command_line, blocks), _block(command_line, recipe_name)
     recipe, recipe_file = read_layer('recipe_name', recipe_name)
     dataset, dataset_file = read_layer('dataset', dataset_name)
+    if dataset_name != _named('dataset', given) and OmegaConf.select(dataset, 'train_dataset.path'):
+        given = _without_place(given)
 
     config, sources = OmegaConf.structured(Config), {}
     for source, layer in (
@@ -98,6 +103,14 @@ def _named(key: str, *layers: DictConfig) -> str | None:
 
 def _without(layer: DictConfig, keys: set[str]) -> DictConfig:
     return OmegaConf.masked_copy(layer, [str(key) for key in layer if key not in keys])
+
+
+def _without_place(layer: DictConfig) -> DictConfig:
+    layer = copy.deepcopy(layer)
+    for key in ('train_dataset', 'eval_dataset'):
+        if isinstance(layer.get(key), DictConfig):
+            layer[key] = _without(layer[key], PLACE)
+    return layer
 
 
 def _block(layer: DictConfig, key: str | None) -> DictConfig:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segrecipes.data.augment import sample_rng
-from segrecipes.datasets.row import ILLEGAL, ranges
+from segrecipes.datasets.row import CURE, ILLEGAL, ranges
 from segrecipes.storage.decode import DataError
 
 # ((H, W, 3) uint8, (H, W) uint8 classes, generator) → the image, or a list of views of it, and the classes to learn
@@ -40,8 +40,8 @@ class SampleMaker:
         if mask.max() > self._largest and (illegal := mask[classes == ILLEGAL]).size:
             legal = np.flatnonzero(self.label_map != ILLEGAL)
             raise DataError(
-                f'label {illegal.max()} in the mask of sample {uid} is none that the dataset and model.num_classes '
-                f'allow. Legal: {ranges(legal.tolist())}. Check model.num_classes and ignore_background.'
+                f'label {illegal.max()} in the mask of sample {uid} is none of the dataset. '
+                f'Legal: {ranges(legal.tolist())}. {CURE}'
             )
         image, classes = self.transform(image, classes, sample_rng(self.seed, epoch, uid))
         images = [to_tensor(view) for view in image] if isinstance(image, list) else to_tensor(image)

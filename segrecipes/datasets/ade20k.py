@@ -4,8 +4,8 @@ from segrecipes.datasets.row import DatasetRow, Split
 
 URL = 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'
 
-# Which a folder need not have: anybody's data in this layout can go by this row.
-PREFIX = r'(?:ADE_(?:train|val)_)?'
+# Other datasets in this layout may be called anything; but what is not called so is no picture of ADE20K.
+ANY_NAME = r'/(?:ADE_(?:train|val)_)?([^/]+)\.\w+$'
 
 CLASSES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
@@ -28,7 +28,7 @@ ROW = DatasetRow(
     root='ADEChallengeData2016',
     splits={'train': Split('images/training/*'), 'val': Split('images/validation/*')},
     mask=(r'^images/(.+)\.\w+$', r'annotations/\1.png'),
-    uid=rf'/{PREFIX}([^/]+)\.\w+$',
+    uid=r'/ADE_(?:train|val)_(\d+)\.\w+$',
     labels=1,  # 0 is "other"
     # Three grayscale images and a damaged one, which streaming's converter and upstream leave out too.
     excluded={'train': frozenset({'00001701', '00003020', '00008455', '00013508'})},

@@ -10,5 +10,6 @@ ROW = replace(
     classes=(
         'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
     ),
+    uid=ade20k.ANY_NAME,
     excluded={},
 )  # fmt: skip

@@ -13,6 +13,7 @@ IGNORED = 255  # a pixel that is never scored and never trained on, once a row h
 ILLEGAL = 254  # a label that the row does not know
 MOST_CLASSES = 254
 SPLITS = ('train', 'val')
+CURE = 'Your own pictures are described by a dataset.yaml: segrecipes data init PATH writes it, dataset=PATH takes it'
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def uid_of(row: DatasetRow, name: str) -> str:
     """The uid of an image, by its path below the dataset's folder."""
     found = re.search(row.uid, f'/{name}')
     if found is None:
-        raise UserError(f'{name}: no uid in this path by {row.uid}')
+        raise UserError(f'{name} is no picture of {row.name}: its path does not match {row.uid}. {CURE}')
     return found[1]
 
 

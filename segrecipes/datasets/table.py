@@ -1,10 +1,8 @@
 """Datasets by name: one row each, in a file of its own that holds data only; or by the path of their owner's file."""
 
-from pathlib import Path
-
 from segrecipes.base.errors import unknown_name
 from segrecipes.datasets import ade20k, camvid, lgg
-from segrecipes.datasets.file import FILE, find_file, read_dataset
+from segrecipes.datasets.file import FILE, find_file, read_dataset, read_file
 from segrecipes.datasets.row import DatasetRow
 from segrecipes.datasets.synthetic import row as synthetic
 
@@ -30,9 +28,7 @@ def get_dataset(name: str) -> DatasetRow:
     return read_dataset(name)
 
 
-def name_of(name: str | None, path: str | Path | None) -> str:
-    """The dataset that is meant: the one named, else the file beside the pictures at ``path``, else ADE20K."""
-    if name is not None:
-        return name
-    beside = find_file(Path(path) / FILE) if path is not None and '://' not in str(path) else None
-    return USUAL if beside is None else str(beside)
+def locate(name: str | None, path: str) -> tuple[str, str]:
+    """Name and place of the dataset that is meant: the one named, else that of a file at ``path``, else ADE20K."""
+    file = find_file(path) if name is None and '://' not in path else None
+    return (name or USUAL, path) if file is None else (str(file), str(read_file(file).folder))

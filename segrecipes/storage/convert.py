@@ -15,8 +15,9 @@ from streaming.base.util import bytes_to_int
 from tqdm import tqdm
 
 from segrecipes.base.errors import UserError, unknown_name
-from segrecipes.datasets.row import SPLITS
-from segrecipes.datasets.table import DATASETS
+from segrecipes.datasets.file import FILE, find_file, read_file, to_yaml
+from segrecipes.datasets.row import SPLITS, DatasetRow
+from segrecipes.datasets.table import get_dataset, locate
 from segrecipes.storage.folders import find_pairs
 from segrecipes.storage.targets import Entry, open_target
 from segrecipes.storage.writer import Shard, plan_shards, write_shard
@@ -26,7 +27,7 @@ def convert(
     path: str | Path,
     out: str | Path,
     *,
-    name: str = 'ade20k',
+    name: str | None = None,
     splits: Sequence[str] = SPLITS,
     num_workers: int | None = None,
     size_limit: int | str = '4mb',
@@ -39,6 +40,9 @@ def convert(
 ) -> dict[str, int]:
     """Write each split of the dataset in ``path`` to ``<out>/<split>``; returns the number of samples of each.
 
+    ``name`` is a dataset's, by default that of a ``dataset.yaml`` in ``path``, else ADE20K. Beside the splits lies a
+    ``dataset.yaml``, so that the shards say what they are.
+
     Nothing can be read at ``out`` before all of it is written. A conversion that fails leaves nothing on disk, and on
     S3 shards without an index. ``size_limit`` is in bytes before compression; a larger sample gets a shard of its own.
     ``shuffle_seed`` orders the training split, other splits are sorted. ``fast_masks`` writes masks as PNGs without row
@@ -50,12 +54,12 @@ def convert(
         UserError: a value that is not legal, a target that is not empty, a file that is no image, an image and a mask
             of different sizes, or S3 refused.
     """
-    if name not in DATASETS:
-        raise unknown_name('name', name, DATASETS)
+    name, path = locate(name, str(path))
+    row = get_dataset(name)
     if num_workers is not None and num_workers < 1:
         raise UserError(f'num_workers={num_workers} is out of range; expected 1 or more')
     options = writer_options(size_limit, compression, hashes)
-    pairs = {split: find_pairs(path, split, DATASETS[name]) for split in splits}
+    pairs = {split: find_pairs(path, split, row) for split in splits}
     random.Random(shuffle_seed).shuffle(pairs.get('train', []))
     shards = [shard for split in pairs for shard in plan_shards(split, pairs[split], options['size_limit'])]
 
@@ -69,7 +73,15 @@ def convert(
         entries = write_shards(write, shards, num_workers or os.cpu_count() or 1, progress_bar)
         for split in pairs:
             target.publish(staging, split, [entry for shard, entry in zip(shards, entries) if shard.split == split])
+        target.write(FILE, description(name, row))
     return {split: len(samples) for split, samples in pairs.items()}
+
+
+def description(name: str, row: DatasetRow) -> str:
+    """The ``dataset.yaml`` of shards: that of the dataset, and that it is streamed."""
+    config = dict(read_file(name).config) if find_file(name) else {}
+    streamed = {**config.get('train_dataset', {}), 'is_streaming': True}
+    return to_yaml(row, config | {'train_dataset': streamed})
 
 
 def writer_options(size_limit: int | str, compression: str | None, hashes: Sequence[str]) -> dict[str, Any]:

@@ -154,6 +154,15 @@ class FolderDataset(Dataset):
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def size(self) -> int:
+        return len(self.pairs)
+
+    def read_mask(self, index: int) -> tuple[str, np.ndarray]:
+        """(name, (H, W) uint8 labels as they are in the file) of a sample."""
+        mask = self.pairs[index].mask
+        return str(mask), decode_mask(mask, str(mask))
+
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         uid, image, mask = self.pairs[index]

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from streaming import StreamingDataset
 from streaming.base.dataset import _ShardState
 from torch.utils.data import Dataset
@@ -72,6 +73,15 @@ class StreamingSegmentation(StreamingDataset):
         image, mask = decode_image(sample['x'], name), decode_mask(sample['y'], name)
         return self.make_sample(image, mask, sample['uid'], self.current_epoch)
 
+    def read_mask(self, index: int) -> tuple[str, np.ndarray]:
+        """(uid, (H, W) uint8 labels as they are in the file) of a sample."""
+        try:
+            sample = self.read(index)
+        except Exception as error:
+            self._fail(error)
+            self._raise_failure()
+        return sample['uid'], decode_mask(sample['y'], f'{sample["uid"]} in {self.path}')
+
     def read(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """A sample as it is stored: ``uid`` str, ``x`` and ``y`` bytes of files, or PIL images of ``pil`` columns."""
         sample = super().get_item(sample_id, retry)
@@ -129,6 +139,13 @@ class MapView(Dataset):
 
     def __str__(self) -> str:
         return str(self.dataset)
+
+    @property
+    def size(self) -> int:
+        return self.dataset.size
+
+    def read_mask(self, index: int) -> tuple[str, np.ndarray]:
+        return self.dataset.read_mask(index)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.dataset[key[1]]

@@ -53,6 +53,9 @@ class FolderTarget:
             place.replace(staging / f'old-{split}')  # goes with the staging folder
         (staging / split).replace(place)
 
+    def write(self, name: str, text: str) -> None:
+        write_text(self.root / name, text)
+
 
 class BucketTarget:
     """Workers upload each shard once it is finished; the old index is deleted first, the new one uploaded last."""
@@ -99,6 +102,10 @@ class BucketTarget:
             self.client.put_object(**index, Body=index_json(entries))
             for key in self.keys(split) - {new['Key'] for new in (index, *shards)}:
                 self.client.delete_object(Bucket=index['Bucket'], Key=key)
+
+    def write(self, name: str, text: str) -> None:
+        with s3_errors(f'{self.root}/{name}'):
+            self.client.put_object(**self.at(name), Body=text)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The data of a run, from its config."""
 
 import os
+from typing import Any
 
 import torch
 from composer.core import DataSpec
@@ -9,7 +10,9 @@ from composer.utils import dist
 from segrecipes.config.schema import Config, DatasetConfig
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.batch import collate
+from segrecipes.data.check import check_labels
 from segrecipes.data.loader import build_dataspec
+from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.protocols import EvalProtocol
 
 STREAMING = (
@@ -20,7 +23,7 @@ STREAMING = (
 
 def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProtocol | None = None) -> DataSpec:
     """The DataSpec of ``train_dataset`` or ``eval_dataset``."""
-    assert dataset.path is not None
+    assert dataset.path is not None and dataset.name is not None
     cores = len(os.sched_getaffinity(0)) // dist.get_local_world_size()
     num_workers = max(1, min(8, cores)) if dataset.num_workers is None else dataset.num_workers
     workers = {'persistent_workers': dataset.persistent_workers, 'prefetch_factor': dataset.prefetch_factor}
@@ -32,7 +35,7 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProt
         dataset.max_resize_scale,
         dataset.keep_ratio,
     )
-    return build_dataspec(
+    spec = build_dataspec(
         path=dataset.path,
         split=split,
         batch_size=protocol.batch_size(batch_size) if protocol else batch_size,
@@ -51,3 +54,8 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProt
         pin_memory=torch.cuda.is_available(),
         **(workers if num_workers else {}),
     )
+    row, background = get_dataset(dataset.name), dataset.ignore_background
+    label_map = row.label_map(cfg.model.num_classes, background)
+    masks: Any = spec.dataloader
+    check_labels(masks.dataset, row, label_map, row.class_names(background), is_train=protocol is None)
+    return spec

@@ -36,12 +36,14 @@ def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:
 
 def model_card(cfg: Config) -> ModelCard:
     """What a checkpoint of this run says of itself."""
+    assert cfg.eval_dataset.name is not None
     dataset = get_dataset(cfg.eval_dataset.name)
     return ModelCard(
         cfg.model.network,
         auxiliary=cfg.model.auxiliary_weight > 0,
-        class_names=dataset.classes,
-        dataset=cfg.eval_dataset.name,
+        class_names=dataset.class_names(cfg.eval_dataset.ignore_background),
+        palette=dataset.colors,
+        dataset=dataset.name,
         label_offset=dataset.label_offset if cfg.eval_dataset.ignore_background else 0,
         image_size=cfg.eval_dataset.final_size,
     )

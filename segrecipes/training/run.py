@@ -27,7 +27,7 @@ from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, S
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
 from segrecipes.training.callbacks.history import History
-from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
+from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss, StopOnUnlabelledEpoch
 from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
 from segrecipes.training.evaluate import evaluate
@@ -106,6 +106,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         SeedEachBatch(),
         ShareLabelledCount(STRATEGIES[cfg.strategy]),
         StopOnNonFiniteLoss(),
+        StopOnUnlabelledEpoch(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
         *registry.build('callbacks', {**cfg.callbacks, 'show_results': results}),

@@ -6,7 +6,7 @@ import torch
 
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.sample import SampleMaker, Transform
-from segrecipes.datasets.row import DatasetRow, Split
+from segrecipes.datasets.row import CURE, DatasetRow, Split
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.storage.decode import DataError
 
@@ -58,8 +58,7 @@ def test_a_label_above_the_largest_is_named(
     with pytest.raises(DataError) as error:
         maker(RGB, mask, '0042', 0)
     assert str(error.value) == (
-        f'label {largest} in the mask of sample 0042 is none that the dataset and model.num_classes allow. '
-        f'Legal: {legal}. Check model.num_classes and ignore_background.'
+        f'label {largest} in the mask of sample 0042 is none of the dataset. Legal: {legal}. {CURE}'
     )
 
 

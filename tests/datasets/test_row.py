@@ -73,7 +73,7 @@ def test_each_class_of_a_dataset_has_a_label(name: str) -> None:
 def test_paths() -> None:
     assert uid_of(FROM_ONE, 'images/a.b.jpg') == 'a.b'
     assert mask_of(FROM_ONE, 'images/x/a.jpg') == 'masks/x/a.png'
-    with pytest.raises(UserError, match=r'^a/b: no uid in this path by '):
+    with pytest.raises(UserError, match=r'^a/b is no picture of .*data init PATH writes it'):
         uid_of(FROM_ONE, 'a/b')
     with pytest.raises(UserError, match=r'^a/b\.jpg: no mask for this path by '):
         mask_of(FROM_ONE, 'a/b.jpg')

@@ -31,8 +31,8 @@ from segrecipes.models.spec import NetworkSpec
 from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
-from segrecipes.training.callbacks.nonfinite import StopOnNonFiniteLoss
 from segrecipes.training.callbacks.results import ShowResults
+from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss
 from segrecipes.training.callbacks.table import CALLBACKS
 from segrecipes.training.registry import REGISTRY
 from segrecipes.training.strategy import STRATEGIES

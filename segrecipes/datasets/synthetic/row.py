@@ -8,5 +8,6 @@ ROW = replace(
     ade20k.ROW,
     name='synthetic',
     classes=('sky', 'ground', 'tree', 'house', 'car', 'ball', 'fence', 'sign'),
+    uid=ade20k.ANY_NAME,
     excluded={},
 )
