@@ -65,4 +65,6 @@ def show(evaluations: 'Sequence[Scores]') -> None:
         console = Console()
         for scores in evaluations:
             console.print(scores.table())
+            for remark in scores.remarks():
+                console.print(remark, soft_wrap=True, markup=False, highlight=False)
         console.print(comparison(evaluations) if len(evaluations) > 1 else str(evaluations[0]), soft_wrap=True)

@@ -117,6 +117,19 @@ class Scores:
         write_text(folder / SCORES, json.dumps(self.to_dict(), allow_nan=False) + '\n')
         write_text(folder / SCORES_TABLE, self.to_csv())
 
+    def remarks(self) -> list[str]:
+        """What the figures do not say by themselves, a sentence each."""
+        if not self.confusion.any():
+            return ['no pixel of these images has a class: there is nothing to score, and no figure is defined']
+        is_labelled, is_predicted = self.labelled > 0, self.confusion.any(axis=0)
+        kinds = {
+            'never predicted, though labelled': is_labelled & ~is_predicted,
+            'in no mask, yet predicted': ~is_labelled & is_predicted,
+            'neither labelled nor predicted, and in no mean': ~is_labelled & ~is_predicted,
+        }
+        named = {what: [name for name, is_one in zip(self.class_names, of) if is_one] for what, of in kinds.items()}
+        return [f'{what}: {_first(names)}' for what, names in named.items() if names]
+
     def table(self) -> Table:
         table = Table(title=f'{self.protocol}, {self.weights} weights, {self.images} images', title_justify='left')
         table.add_column('class')
@@ -132,6 +145,11 @@ class Scores:
     def __str__(self) -> str:
         figures = ', '.join(f'{name.replace("_", " ")} {value:.2f}' for name, value in self.summary().items())
         return f'{self.protocol}, {self.weights} weights, {self.images} images: {figures}'
+
+
+def _first(names: Sequence[str], shown: int = 12) -> str:
+    more = f' and {len(names) - shown} more' if len(names) > shown else ''
+    return ', '.join(names[:shown]) + more
 
 
 def defined(value: float) -> float | None:

@@ -315,6 +315,24 @@ def test_table_of_classes() -> None:
     ]
 
 
+def test_remarks() -> None:
+    assert NOTHING.remarks() == [
+        'no pixel of these images has a class: there is nothing to score, and no figure is defined'
+    ]
+    names = ('sky', 'tree', 'car', 'boat')
+    confusion = np.array([[5, 0, 1, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert Scores(confusion, names, 1, 'slide').remarks() == [
+        'never predicted, though labelled: tree',
+        'in no mask, yet predicted: car',
+        'neither labelled nor predicted, and in no mean: boat',
+    ]
+    assert Scores(np.eye(4, dtype=np.int64), names, 1, 'slide').remarks() == []
+    many = Scores(np.diag([1] + [0] * 20), tuple(f'c{index}' for index in range(21)), 1, 'slide').remarks()
+    assert many == [
+        f'neither labelled nor predicted, and in no mean: {", ".join(f"c{i}" for i in range(1, 13))} and 8 more'
+    ]
+
+
 def test_one_line() -> None:
     assert str(SCORES) == (
         'ade20k-ss, ema weights, 7 images: pixel accuracy 69.23, mean accuracy 67.50, mean iou 36.51, final score 52.87'

@@ -398,7 +398,9 @@ def test_a_missing_file(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('change', ['model.architecture=pspnet', 'model.num_classes=9', 'model.backbone_arch=resnet50'])
+@pytest.mark.parametrize(
+    'change', ['model.architecture=pspnet', 'train_dataset.ignore_background=false', 'model.backbone_arch=resnet50']
+)
 def test_a_checkpoint_of_another_network(
     change: str,
     runs: dict[str, Path],

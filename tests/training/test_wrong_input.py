@@ -29,7 +29,8 @@ BAD = {
     'unknown optimizer': (['optimizer.name=sgdd'], ['optimizer.name=sgdd', "'sgd'"]),
     'unknown dataset': (['train_dataset.name=ade'], ['name=ade', "'ade20k'"]),
     'dataset missing': (['train_dataset.path=/nowhere/at/all'], ['/nowhere/at/all', 'does not exist']),
-    'label above num_classes': (['model.num_classes=4'], ['label', 'Legal: 0…4, 255', 'model.num_classes']),
+    'another class count': (['model.num_classes=4'], ['model.num_classes=4', 'synthetic has 8 classes', 'data init']),
+    'one class': (['model.num_classes=1'], ['model.num_classes=1', 'synthetic has 8 classes']),
     'amp without a GPU': (['precision=amp_fp16'], ['precision=amp_fp16', 'GPU', 'bf16']),
     'unknown precision': (['precision=fp8'], ['precision=fp8', 'fp32']),
     'microbatch size': (['device_train_microbatch_size=some'], ['device_train_microbatch_size', 'auto']),
@@ -100,7 +101,7 @@ def test_bad_files(fault: str, num_workers: int, own_folder: Path, tmp_path: Pat
 def test_checkpoint_of_another_class_count(synthetic_folder: Path, tmp_path: Path, capsys: Any) -> None:
     argv = arguments(synthetic_folder, 'max_duration=1ba', f'save_folder={tmp_path}', 'save_interval=1ba')
     run(argv)
-    more = ['model.num_classes=9', f'load_path={tmp_path}/latest-rank0.pt', 'save_folder=null']
+    more = ['train_dataset.ignore_background=false', f'load_path={tmp_path}/latest-rank0.pt', 'save_folder=null']
     refused([*argv, *more], ['load_path=', 'model.num_classes=9', 'size mismatch'], capsys)
 
 
