@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from streaming.base.hashing import get_hash
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.base.s3 import check_readable, s3_client, split_s3
 from segrecipes.commands.cli import run
+from segrecipes.datasets.file import read_file
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage import convert as convert_mds
 from segrecipes.storage import targets
@@ -95,7 +97,9 @@ def test_file_bytes_are_copied(dataset: Path, out: Path):
         samples = raw_samples(out / split)
         assert len(samples) == count
         assert {uid: (x, y) for uid, x, y in samples} == files_of(dataset, split)
-    assert sorted(path.name for path in out.iterdir()) == ['train', 'val']
+    assert sorted(path.name for path in out.iterdir()) == ['dataset.yaml', 'train', 'val']
+    assert read_file(out).row == replace(DATASETS['ade20k'], root='')
+    assert read_file(out).config == {'train_dataset': {'is_streaming': True}}
 
 
 def test_fast_masks_hold_the_same_labels(dataset: Path, out: Path):
@@ -264,7 +268,7 @@ def test_refusal_and_overwrite_on_s3(dataset: Path, s3: S3):
     s3.client.put_object(Bucket=s3.bucket, Key='ade/training/mine', Body=b'keep')
     convert(dataset, url, num_workers=1, overwrite=True, progress_bar=False)
     new = [f'ade/{split}/{name}' for split in COUNTS for name in ('index.json', 'shard.00000.mds')]
-    assert s3.list_keys() == sorted([*new, 'ade/training/mine'])
+    assert s3.list_keys() == sorted([*new, 'ade/dataset.yaml', 'ade/training/mine'])
 
 
 def damage(dataset: Path, out: Path) -> Path:
@@ -291,7 +295,7 @@ def test_a_failed_overwrite_keeps_the_old_folder(dataset: Path, out: Path):
     with pytest.raises(UserError, match='not an image'):
         convert(dataset, out, num_workers=1, overwrite=True, progress_bar=False)
     assert tree(out) == before
-    assert sorted(path.name for path in out.iterdir()) == ['train', 'val']
+    assert sorted(path.name for path in out.iterdir()) == ['dataset.yaml', 'train', 'val']
 
 
 def test_a_failure_on_s3_publishes_no_index(

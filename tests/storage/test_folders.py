@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from segrecipes.base.errors import MissingPathError, UserError
+from segrecipes.datasets.ade20k import ANY_NAME
 from segrecipes.datasets.row import DatasetRow, Split
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.decode import decode_image, decode_mask
 from segrecipes.storage.folders import find_pairs, has_split, split_folder
 
 ADE20K = DATASETS['ade20k']
+LAYOUT = replace(ADE20K, uid=ANY_NAME)  # of anybody's pictures
 DATA = Path(__file__).parents[3] / 'shared' / 'data'
 
 
@@ -28,7 +30,7 @@ def dataset(root: Path, *stems: str, split: str = 'training', suffix: str = '.jp
     return touch(root, *(f'annotations/{split}/{stem}.png' for stem in stems))
 
 
-def uids(path: Path, split: str = 'train', row: DatasetRow = ADE20K) -> list[str]:
+def uids(path: Path, split: str = 'train', row: DatasetRow = LAYOUT) -> list[str]:
     return [pair.uid for pair in find_pairs(path, split, row)]
 
 
@@ -38,12 +40,12 @@ def test_pairs_by_stem_in_the_order_of_names(tmp_path, nested) -> None:
     stems = [f'ADE_train_{number:08d}' for number in (30, 4, 200, 1)]
     dataset(root, *stems)
     touch(root, 'annotations/training/ADE_train_00000007.png')  # a mask without an image is no pair
-    pairs = find_pairs(tmp_path, 'train', ADE20K)
+    pairs = find_pairs(tmp_path, 'train', LAYOUT)
     assert [pair.uid for pair in pairs] == ['00000001', '00000004', '00000030', '00000200']
     for pair in pairs:
         assert pair.image == root / f'images/training/ADE_train_{pair.uid}.jpg'
         assert pair.mask == root / f'annotations/training/ADE_train_{pair.uid}.png'
-    assert find_pairs(str(tmp_path), 'train', ADE20K) == pairs
+    assert find_pairs(str(tmp_path), 'train', LAYOUT) == pairs
 
 
 def test_the_splits_have_folders_of_their_own(tmp_path) -> None:
@@ -76,13 +78,13 @@ EXCLUDED = ('00001701', '00003020', '00008455', '00013508')
 
 
 def test_excluded_images_are_left_out_of_training_only(tmp_path) -> None:
-    assert ADE20K.excluded == {'train': set(EXCLUDED)}
+    assert LAYOUT.excluded == {'train': set(EXCLUDED)}
     assert all(not row.excluded for name, row in DATASETS.items() if name != 'ade20k')
     dataset(tmp_path, *(f'ADE_train_{uid}' for uid in ('00000001', *EXCLUDED)))
     dataset(tmp_path, *(f'ADE_val_{uid}' for uid in EXCLUDED), split='validation')
     assert uids(tmp_path, 'train') == ['00000001']
     assert uids(tmp_path, 'val') == list(EXCLUDED)
-    assert len(uids(tmp_path, 'train', replace(ADE20K, excluded={}))) == 5
+    assert len(uids(tmp_path, 'train', replace(LAYOUT, excluded={}))) == 5
 
 
 def test_an_excluded_image_needs_no_mask(tmp_path) -> None:
@@ -97,9 +99,9 @@ def test_a_missing_mask_is_named(tmp_path) -> None:
     image, mask = tmp_path / 'images/training/c.jpg', tmp_path / 'annotations/training/c.png'
     message = f'image without mask: {image} needs {mask}'
     with pytest.raises(MissingPathError, match=f'^{re.escape(message)}$'):
-        find_pairs(tmp_path, 'train', ADE20K)
+        find_pairs(tmp_path, 'train', LAYOUT)
     missing: list[str] = []
-    assert [pair.uid for pair in find_pairs(tmp_path, 'train', ADE20K, missing)] == ['a', 'b']
+    assert [pair.uid for pair in find_pairs(tmp_path, 'train', LAYOUT, missing)] == ['a', 'b']
     assert missing == [message, message.replace('c.jpg', 'd.jpg').replace('c.png', 'd.png')]
 
 
@@ -108,7 +110,7 @@ def test_two_images_with_one_name_are_refused(tmp_path, first, second) -> None:
     for name in (first, second):
         touch(tmp_path, f'images/training/{name}', f'annotations/training/{Path(name).stem}.png')
     with pytest.raises(UserError, match='two images with one name') as error:
-        find_pairs(tmp_path, 'train', ADE20K)
+        find_pairs(tmp_path, 'train', LAYOUT)
     assert f'{tmp_path}/images/training/{first} ' in str(error.value)
     assert f'{tmp_path}/images/training/{second};' in str(error.value)
 
@@ -116,7 +118,7 @@ def test_two_images_with_one_name_are_refused(tmp_path, first, second) -> None:
 def test_a_folder_without_images_is_named(tmp_path) -> None:
     touch(tmp_path, 'images/training/readme.txt', 'annotations/training/a.png')
     with pytest.raises(UserError, match='no image in ') as error:
-        find_pairs(tmp_path, 'train', ADE20K)
+        find_pairs(tmp_path, 'train', LAYOUT)
     assert str(tmp_path / 'images/training') in str(error.value)
     assert '.bmp, .jpeg, .jpg, .png' in str(error.value)
 
@@ -129,21 +131,21 @@ def test_a_missing_folder_is_named(tmp_path, absent) -> None:
         root / absent if absent in ('', 'images/training', 'annotations/training') else root / absent / 'training'
     )
     with pytest.raises(MissingPathError, match='dataset folder does not exist: ') as error:
-        find_pairs(root, 'train', ADE20K)
+        find_pairs(root, 'train', LAYOUT)
     assert f'does not exist: {expected}' in str(error.value)
     assert isinstance(error.value, FileNotFoundError)
-    assert has_split(root, 'train', ADE20K) is absent.startswith('annotations')  # by its images
+    assert has_split(root, 'train', LAYOUT) is absent.startswith('annotations')  # by its images
 
 
 def test_has_split(tmp_path) -> None:
     dataset(tmp_path, 'a')
-    assert has_split(tmp_path, 'train', ADE20K)
-    assert not has_split(tmp_path, 'val', ADE20K)
+    assert has_split(tmp_path, 'train', LAYOUT)
+    assert not has_split(tmp_path, 'val', LAYOUT)
 
 
 def test_an_unknown_split_names_the_known_ones(tmp_path) -> None:
     with pytest.raises(UserError, match=r"split=vall .*Did you mean 'val'\? Legal: train, val\."):
-        split_folder(tmp_path, 'vall', ADE20K)
+        split_folder(tmp_path, 'vall', LAYOUT)
 
 
 def test_the_users_home_is_expanded(tmp_path, monkeypatch) -> None:
@@ -174,7 +176,7 @@ def test_another_dataset_is_one_row(tmp_path) -> None:
 def ade20k_samples() -> Path:
     path = DATA / 'ade20k_samples'
     if not path.is_dir():
-        pytest.skip(f'no ADE20K samples in {path}')
+        pytest.skip(f'no LAYOUT samples in {path}')
     return path
 
 
@@ -188,7 +190,7 @@ def camvid() -> Path:
 
 def test_ade20k_samples(ade20k_samples) -> None:
     mask = (r'^images/(.+)\.\w+$', r'annotations/\1.png')
-    row = replace(ADE20K, root='sampleData', splits={'val': Split('images/*')}, mask=mask)
+    row = replace(LAYOUT, root='sampleData', splits={'val': Split('images/*')}, mask=mask)
     pairs = find_pairs(ade20k_samples, 'val', row)
     assert [pair.uid for pair in pairs] == ['00000001', '00000002', '00000003']
     for uid, image_path, mask_path in pairs:
@@ -208,7 +210,7 @@ def test_camvid(camvid, split, count) -> None:
         assert image.shape == (360, 480, 3) and mask.shape == (360, 480)
         labels |= set(np.unique(mask).tolist())
     assert labels == set(range(12))
-    assert uids(camvid, split, ADE20K) == [pair.uid for pair in pairs]  # also by ADE20K's own row, of 150 classes
+    assert uids(camvid, split, LAYOUT) == [pair.uid for pair in pairs]  # also by LAYOUT's own row, of 150 classes
 
 
 # Splits that share a folder
@@ -308,13 +310,16 @@ def test_a_list_that_is_missing_or_names_what_is_missing(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ('change', 'message'),
-    [({'mask': (r'\.tif$', '.png')}, r'no mask for this path by \.tif$'), ({'uid': r'(\d+)$'}, 'no uid in this path')],
+    [
+        ({'mask': (r'\.tif$', '.png')}, r'no mask for this path by \.tif$'),
+        ({'uid': r'(\d+)$'}, 'is no picture of ade20k'),
+    ],
 )
 def test_a_path_that_a_row_does_not_understand(tmp_path, change, message) -> None:
     touch(tmp_path, 'images/training/a.jpg', 'annotations/training/a.png')
     with pytest.raises(UserError) as error:
-        find_pairs(tmp_path, 'train', replace(ADE20K, **change))
-    assert str(error.value).startswith('images/training/a.jpg: ')
+        find_pairs(tmp_path, 'train', replace(LAYOUT, **change))
+    assert str(error.value).startswith('images/training/a.jpg')
     assert message in str(error.value)
 
 
