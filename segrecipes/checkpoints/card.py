@@ -20,7 +20,7 @@ class ModelCard:
 
     ``auxiliary`` says whether the weights have an auxiliary head. ``label_offset`` is the label of class 0 in a mask
     file. ``image_size`` is the side, in pixels, the network is evaluated at; ``mean`` and ``std`` are those of RGB in
-    0…255.
+    0…255. ``warning`` is what the dataset's row has to say with every figure.
     """
 
     network: NetworkSpec
@@ -32,6 +32,7 @@ class ModelCard:
     image_size: int = 512
     mean: tuple[float, float, float] = field(default=IMAGENET_CHANNEL_MEAN)
     std: tuple[float, float, float] = field(default=IMAGENET_CHANNEL_STD)
+    warning: str = ''
 
     def __post_init__(self) -> None:
         count = self.network.num_classes

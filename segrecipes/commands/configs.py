@@ -7,7 +7,7 @@ from typing import Any
 from segrecipes.config.layers import YAMLS, available
 from segrecipes.config.schema import Config
 from segrecipes.datasets.table import DATASETS
-from segrecipes.evaluation.table import PROTOCOLS
+from segrecipes.evaluation.table import NAMES as PROTOCOLS
 from segrecipes.models.architectures import ARCHITECTURES
 from segrecipes.models.backbones.table import BACKBONES
 

@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from segrecipes.storage.audit import audit
 
+    if row.warning:
+        print(f'warning: {row.warning}')
     faults = 0
     for split, finding in audit(path, arguments.local, row=row):
         report(split, finding, row)

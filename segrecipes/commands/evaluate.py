@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from segrecipes.base.errors import UserError
 from segrecipes.commands import configs
-from segrecipes.evaluation.table import PROTOCOLS
+from segrecipes.evaluation.table import NAMES, PROTOCOLS
 
 if TYPE_CHECKING:
     from segrecipes.evaluation.scores import Scores
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     configs.add_arguments(parser)
-    names = ', '.join(PROTOCOLS)
+    names = ', '.join(NAMES)
     parser.add_argument('--protocol', metavar='NAME', help=f'{names}, or all; default: eval_protocol of the yaml')
     parser.add_argument('--out', metavar='FOLDER', help='of the results; default: beside the checkpoint')
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.files import write_text
-from segrecipes.evaluation.table import PROTOCOLS, USUAL, get_protocol
+from segrecipes.evaluation.table import NAMES, USUAL, get_protocol
 
 if TYPE_CHECKING:
     from segrecipes.evaluation.protocols import EvalProtocol
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a checkpoint, or an exported .onnx or .pt2 file')
     parser.add_argument('images', nargs='+', help='images, folders of images, or patterns such as "photos/*.jpg"')
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='default: predictions')
-    parser.add_argument('--protocol', metavar='NAME', help=f'{", ".join(PROTOCOLS)}; default: {USUAL}')
+    parser.add_argument('--protocol', metavar='NAME', help=f'{", ".join(NAMES)}; default: {USUAL}')
     parser.add_argument('--ms', action='store_true', help='average over six scales, 0.5 to 1.75')
     parser.add_argument('--flip', action='store_true', help='average with the mirrored image')
     parser.add_argument('--slide', action='store_true', help='windows over the image in its own resolution')
@@ -83,8 +83,8 @@ def choose_protocol(arguments: argparse.Namespace, size: int) -> 'EvalProtocol':
     name = arguments.protocol or ('slide' if arguments.slide else USUAL)
     if arguments.protocol and arguments.slide:
         raise UserError(f'--slide is --protocol slide; --protocol={arguments.protocol} is given too')
-    if name not in PROTOCOLS:
-        raise unknown_name('--protocol', name, PROTOCOLS)
+    if name not in NAMES:
+        raise unknown_name('--protocol', name, NAMES)
     protocol = get_protocol(name, arguments.size or size)
     ratios = get_protocol('ade20k-ms').ratios
     if arguments.ms and protocol.ratios != ratios:

@@ -147,7 +147,9 @@ def read_split(value: Any) -> Split:
         if not 0 <= first < last <= 1:
             raise ValueError
         values['share'] = (float(first), float(last))
-    return Split(**{str(key): entry if key == 'share' else _word(entry) for key, entry in values.items()})
+    if 'permuted' in values and (type(values['permuted']) is not int or not 0 <= values['permuted'] < 2**32):
+        raise ValueError
+    return Split(**{str(key): entry if key in ('share', 'permuted') else _word(entry) for key, entry in values.items()})
 
 
 def read_pattern(value: Any) -> str:
@@ -199,7 +201,7 @@ KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
     'classes': (read_classes, "a list of names, or name: '#rrggbb', all of them with a colour"),
     'labels': (read_labels, 'the label (0…255) of the first class, or label: class for each'),
     'ignored': (lambda value: frozenset(map(_number, _list(value))), 'a list of labels, 0…255'),
-    'splits': (read_splits, 'split: glob, or split: {images: glob, listed: file, share: [0, 0.8]}'),
+    'splits': (read_splits, 'split: glob, or split: {images: glob, listed: file, share: [0, 0.8], permuted: seed}'),
     'mask': (read_mask, r"['^images/(.+)\.\w+$', 'masks/\1.png'], from an image's path to its mask's"),
     'uid': (read_with_group, 'a regular expression with a group'),
     'group': (read_with_group, 'a regular expression with a group'),
@@ -239,6 +241,6 @@ def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None) -> str:
 
 
 def _split_to_yaml(split: Split) -> Any:
-    whole = {'images': split.images, 'listed': split.listed, 'share': list(split.share)}
+    whole = {'images': split.images, 'listed': split.listed, 'share': list(split.share), 'permuted': split.permuted}
     given = {key: value for key, value in whole.items() if value not in (None, [0.0, 1.0])}
     return split.images if given.keys() == {'images'} else given

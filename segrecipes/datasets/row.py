@@ -1,9 +1,11 @@
 """What a dataset is: where its images and masks lie, which belong to a split, and what the labels in a mask mean."""
 
+import hashlib
+import math
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -23,12 +25,16 @@ class Split:
     Args:
         images: a glob below the dataset's folder.
         listed: a file below it that names one image a line, with or without folder and suffix.
-        share: from where to where in 0…1, of groups in an order that depends on their names alone.
+        share: from where to where in 0…1, of groups in an order that depends on their names alone: by their SHA-1.
+        permuted: a seed, by which the share is of the images in a random order instead, whatever their groups:
+            numpy's ``RandomState(permuted).permutation`` of their sorted paths, as scikit-learn's ``train_test_split``
+            with ``random_state`` has it. A split that leaks, where images of a group are alike.
     """
 
     images: str
     listed: str | None = None
     share: tuple[float, float] = (0.0, 1.0)
+    permuted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class DatasetRow:
         ignored: labels of pixels that are not scored; without a map also all below class 0.
         root: a folder that may stand between the one that is given and the images.
         group: a regular expression whose group names what a split by share must not tear apart; by default the uid.
+            Where a uid matches it too, an evaluation scores each group as a whole: a patient's slices, as one volume.
         skipped: a regular expression of paths that match a glob and are no images.
         excluded: uids left out of a split.
         colors: RGB of each class; by default those of ``base.palette``.
@@ -99,11 +106,23 @@ class DatasetRow:
         table[[*self.ignored]] = IGNORED
         return table
 
-    def in_share(self, name: str, uid: str, share: tuple[float, float]) -> bool:
-        """Whether the group of an image, by its path, lies in that part of all groups."""
+    def part(self, split: str, names: Sequence[str]) -> list[str]:
+        """Of the images that a split could have, by their sorted paths, those of its share."""
+        share, seed = self.splits[split].share, self.splits[split].permuted
+        if seed is not None:
+            first, last = (math.ceil(Fraction(str(end)) * len(names)) for end in share)
+            return [names[index] for index in sorted(np.random.RandomState(seed).permutation(len(names))[first:last])]
+        return [name for name in names if share[0] <= place(self.group_of(name) or uid_of(self, name)) < share[1]]
+
+    def group_of(self, name: str) -> str | None:
+        """The group of an image, by its path or uid; None where that tells none."""
         found = re.search(self.group, name) if self.group else None
-        place = zlib.crc32((found[1] if found else uid).encode()) / 2**32
-        return share[0] <= place < share[1]
+        return found[1] if found else None
+
+
+def place(group: str) -> float:
+    """Where in 0…1 a group is: the first 48 bits of its SHA-1, so that 1 is not reached."""
+    return int.from_bytes(hashlib.sha1(group.encode()).digest()[:6], 'big') / 2**48
 
 
 def uid_of(row: DatasetRow, name: str) -> str:

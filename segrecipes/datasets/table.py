@@ -10,6 +10,7 @@ DATASETS: dict[str, DatasetRow] = {
     'ade20k': ade20k.ROW,
     'camvid': camvid.ROW,
     'lgg': lgg.ROW,
+    'lgg-slices': lgg.BY_SLICE,
     'synthetic': synthetic.ROW,
 }
 USUAL = 'ade20k'

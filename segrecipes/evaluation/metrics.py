@@ -18,12 +18,14 @@ class Scored(NamedTuple):
     Args:
         predictions: (H, W) integers of each image.
         confusion: (C, C) int64 pixels of the batch, by true class, then by predicted class.
+        counts: (B, 3, C) int64 pixels of each image by class: right, of the truth, of the prediction.
         image_scores: (B, 2) float64 mean IoU and pixel accuracy of each image in percent, NaN without a labelled pixel.
         negative_log_likelihood: () float64, the sum over all labelled pixels; None where there were no logits.
     """
 
     predictions: Sequence[Tensor] | Tensor
     confusion: Tensor
+    counts: Tensor
     image_scores: Tensor
     negative_log_likelihood: Tensor | None = None
 
@@ -56,12 +58,13 @@ def score_predictions(
 ) -> Scored:
     """(H, W) integer predictions of each image against its labels."""
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=labels[0].device)
-    scores = []
+    counts, scores = [], []
     for predicted, label in zip(predictions, labels):
         of_image = confusion_matrix(predicted, label, num_classes, ignore_index)
         confusion += of_image
+        counts.append(torch.stack([of_image.diagonal(), of_image.sum(dim=1), of_image.sum(dim=0)]))
         scores.append(image_scores(of_image))
-    return Scored(predictions, confusion, torch.stack(scores))
+    return Scored(predictions, confusion, torch.stack(counts), torch.stack(scores))
 
 
 class MIoU(Metric):

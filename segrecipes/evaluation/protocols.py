@@ -28,7 +28,7 @@ class EvalProtocol:
     views of an image as large as it is, and so takes one image at a time.
 
     Args:
-        name: the row of ``table.PROTOCOLS``, and part of the metric's name.
+        name: that of ``table.NAMES``, and part of the metric's name.
         size: side in pixels: of the image's short side, of the window, or of the square.
         fits: the short side becomes ``size``, the long one at most four times that; else the image keeps its size.
         ratios: scales on top of that, each a view of its own; the probabilities of all views are averaged.

@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ class Scores:
     Of ADE20K's development kit: pixel accuracy is the share of labelled pixels that are right, IoU is intersection over
     union of a class over the whole set, the final score the mean of pixel accuracy and mean IoU. As in mmsegmentation,
     a class without a labelled pixel has no accuracy, one that is not predicted either no IoU, and means leave it out.
+
+    ``group_dice``: (C,) of each group of images, such as a patient's slices, which are scored as one; a class that is
+    in neither truth nor prediction of a group has none there, and mean and median leave it out. ``warning``: what is to
+    be said with these figures.
     """
 
     confusion: np.ndarray
@@ -32,6 +36,8 @@ class Scores:
     weights: str = 'raw'  # or ema
     epoch: int = 0
     batch: int = 0
+    group_dice: Mapping[str, np.ndarray] = field(default_factory=dict)
+    warning: str = ''
 
     @property
     def labelled(self) -> np.ndarray:
@@ -71,12 +77,25 @@ class Scores:
     def final_score(self) -> float:
         return (self.pixel_accuracy + self.mean_iou) / 2
 
+    @property
+    def dice(self) -> dict[str, np.ndarray]:
+        """(C,) mean and median Dice of the groups; nothing without groups."""
+        if not self.group_dice:
+            return {}
+        columns = np.stack([*self.group_dice.values()]).T
+        return {
+            name: np.array([_over(reduce, column) for column in columns])
+            for name, reduce in {'mean_dice': np.mean, 'median_dice': np.median}.items()
+        }
+
     def summary(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ('pixel_accuracy', 'mean_accuracy', 'mean_iou', 'final_score')}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it: None in place of NaN."""
         columns = {name: getattr(self, name) for name in ('iou', 'accuracy', 'pixel_share', 'predicted_share')}
+        columns |= self.dice
+        groups = {name: [defined(float(value)) for value in dice] for name, dice in self.group_dice.items()}
         colors = palette(len(self.class_names)).tolist()
         return {
             **{name: getattr(self, name) for name in ('protocol', 'weights', 'epoch', 'batch', 'images')},
@@ -87,6 +106,8 @@ class Scores:
                 for index, name in enumerate(self.class_names)
             ],
             'confusion': self.confusion.tolist(),
+            **({'warning': self.warning} if self.warning else {}),
+            **({'group_dice': groups} if groups else {}),
         }
 
     @classmethod
@@ -101,15 +122,23 @@ class Scores:
         if not names or confusion.shape != (len(names), len(names)):
             raise ValueError(f'confusion is {confusion.shape} for {len(names)} classes')
         images, epoch, batch = (int(values[name]) for name in ('images', 'epoch', 'batch'))
-        return cls(confusion, names, images, str(values['protocol']), str(values['weights']), epoch, batch)
+        groups = {str(name): np.array(dice, np.float64) for name, dice in values.get('group_dice', {}).items()}
+        if any(dice.shape != (len(names),) for dice in groups.values()):
+            raise ValueError(f'group_dice is not of {len(names)} classes')
+        return cls(
+            confusion, names, images, str(values['protocol']), str(values['weights']), epoch, batch,
+            groups, str(values.get('warning', '')),
+        )  # fmt: skip
 
     def to_csv(self) -> str:
         text = io.StringIO()
         rows = csv.writer(text)
-        rows.writerow(('class', 'iou', 'accuracy', 'pixel_share'))
-        rows.writerows(zip(self.class_names, *(map(figure, v) for v in (self.iou, self.accuracy, self.pixel_share))))
-        rows.writerow(('mean', figure(self.mean_iou), figure(self.mean_accuracy), ''))
-        rows.writerow(('pixel accuracy', '', figure(self.pixel_accuracy), ''))
+        columns = {'iou': self.iou, 'accuracy': self.accuracy, 'pixel_share': self.pixel_share, **self.dice}
+        without = [''] * len(self.dice)
+        rows.writerow(('class', *columns))
+        rows.writerows(zip(self.class_names, *(map(figure, values) for values in columns.values())))
+        rows.writerow(('mean', figure(self.mean_iou), figure(self.mean_accuracy), '', *without))
+        rows.writerow(('pixel accuracy', '', figure(self.pixel_accuracy), '', *without))
         return text.getvalue()
 
     def write(self, folder: Path) -> None:
@@ -132,11 +161,14 @@ class Scores:
 
     def table(self) -> Table:
         table = Table(title=f'{self.protocol}, {self.weights} weights, {self.images} images', title_justify='left')
+        table.caption, table.caption_justify = self.warning or None, 'left'
         table.add_column('class')
-        for name in ('IoU', 'accuracy', 'share of pixels'):
+        columns = {'IoU': self.iou, 'accuracy': self.accuracy, 'share of pixels': self.pixel_share}
+        for name, values in self.dice.items():
+            columns[f'{name.replace("_", " ")} of {len(self.group_dice)} groups'] = values
+        for name in columns:
             table.add_column(name, justify='right')
-        columns = (map(figure, values) for values in (self.iou, self.accuracy, self.pixel_share))
-        for row in zip(self.class_names, *columns):
+        for row in zip(self.class_names, *(map(figure, values) for values in columns.values())):
             table.add_row(*row)
         table.add_section()
         table.add_row('mean', figure(self.mean_iou), figure(self.mean_accuracy), '')
@@ -179,5 +211,10 @@ def _percent(part: Any, whole: Any) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
+    return _over(np.mean, values)
+
+
+def _over(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    """Of those that are defined."""
     values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else np.nan
+    return float(reduce(values)) if len(values) else np.nan

@@ -1,6 +1,8 @@
 """Evaluation protocols by name: what a network is shown of an image, and how its logits become labels of its pixels."""
 
+from collections import ChainMap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from segrecipes.base.errors import unknown_name
@@ -16,11 +18,16 @@ PROTOCOLS: dict[str, Callable[..., Any]] = {
     'ade20k-ms': Lazy('segrecipes.evaluation.protocols:ade20k_ms'),
     'slide': Lazy('segrecipes.evaluation.protocols:slide'),
 }
+# The same under names that speak of no dataset; a result is called as it was asked for
+ALIASES = {'fit-ss': 'ade20k-ss', 'fit-ms': 'ade20k-ms'}
+NAMES = ChainMap(ALIASES, PROTOCOLS)
 USUAL = 'ade20k-ss'  # of a picture that is segmented for its own sake
 
 
 def get_protocol(name: str, size: int = 512, stride: int | None = None) -> 'EvalProtocol':
-    """The protocol of a row of ``PROTOCOLS`` for images of ``size`` pixels; ``stride`` is that of the windows."""
-    if name not in PROTOCOLS:
-        raise unknown_name('eval_protocol', name, PROTOCOLS)
+    """The protocol of that name for images of ``size`` pixels; ``stride`` is that of the windows."""
+    if name not in NAMES:
+        raise unknown_name('eval_protocol', name, NAMES)
+    if name in ALIASES:
+        return replace(PROTOCOLS[ALIASES[name]](size, stride), name=name)
     return PROTOCOLS[name](size, stride)

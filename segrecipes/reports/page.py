@@ -32,7 +32,7 @@ class Confusion(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """A class, its figures in percent: None where it has no pixel to score.
+    """A class, its figures in percent: None where it has no pixel to score; Dice only where there are groups.
 
     ``taken_for``: what its pixels are mostly called instead. ``called``: what is mostly called it instead.
     """
@@ -43,6 +43,8 @@ class ClassRow(NamedTuple):
     accuracy: float | None
     pixel_share: float | None
     predicted_share: float | None
+    mean_dice: float | None = None
+    median_dice: float | None = None
     taken_for: Confusion | None = None
     called: Confusion | None = None
 

@@ -39,9 +39,9 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
     mask_in = cache(_masks)
     pairs: dict[str, Pair] = {}
     names = _names(root, row, row.splits[split])
-    for name in names:
+    for name in row.part(split, names):
         image, uid = root / name, uid_of(row, name)
-        if uid in row.excluded.get(split, ()) or not row.in_share(name, uid, row.splits[split].share):
+        if uid in row.excluded.get(split, ()):
             continue
         mask = root / mask_of(row, name)
         if not mask.parent.is_dir():

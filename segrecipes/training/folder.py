@@ -46,4 +46,5 @@ def model_card(cfg: Config) -> ModelCard:
         dataset=dataset.name,
         label_offset=dataset.label_offset if cfg.eval_dataset.ignore_background else 0,
         image_size=cfg.eval_dataset.final_size,
+        warning=dataset.warning,
     )

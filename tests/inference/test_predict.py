@@ -25,7 +25,7 @@ from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.formats.table import FORMATS
 from segrecipes.commands import cli, predict
 from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, mosaic_512sq, slide
-from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.evaluation.table import NAMES, PROTOCOLS, get_protocol
 from segrecipes.inference.images import read_image
 from segrecipes.inference.predictor import Predictor
 from segrecipes.models.network import build_network
@@ -702,7 +702,7 @@ REFUSED = {
     'size 0': ('{checkpoint} {photos} --size 0', '--size=0 must be 1 or more pixels'),
     'unknown protocol': (
         '{checkpoint} {photos} --protocol ade20k-sss',
-        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(sorted(PROTOCOLS))}.",
+        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(sorted(NAMES))}.",
     ),
     'a protocol and --slide': (
         '{checkpoint} {photos} --protocol ade20k-ms --slide',

@@ -19,7 +19,7 @@ from segrecipes.checkpoints.read import read_checkpoint
 from segrecipes.commands.cli import run as run_verb
 from segrecipes.config.schema import Config
 from segrecipes.data.normalize import normalize
-from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.evaluation.table import NAMES, PROTOCOLS, get_protocol
 from segrecipes.models.network import build_network
 from segrecipes.training.callbacks.results import ShowResults
 from segrecipes.training.evaluate import shown_results
@@ -387,7 +387,7 @@ def test_an_unknown_protocol(
     load = f'load_path={runs["mosaic-512sq"]}/latest-rank0.pt'
     message = refused(monkeypatch, capsys, *arguments(synthetic_folder, load, '--protocol', 'ade20k'))
     assert re.match(r"error: (eval_)?protocol=ade20k is not known\. Did you mean 'ade20k-..'\? Legal: ", message)
-    assert all(name in message for name in PROTOCOLS)
+    assert all(name in message for name in NAMES)
 
 
 def test_a_missing_file(

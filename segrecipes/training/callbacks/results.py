@@ -14,7 +14,9 @@ from segrecipes.base.errors import UserError
 from segrecipes.base.run_files import PREDICTIONS, metric
 from segrecipes.data.batch import UIDS
 from segrecipes.data.normalize import to_pixels
+from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.gallery import Arrays, Gallery
+from segrecipes.evaluation.groups import Groups
 from segrecipes.evaluation.pictures import save_predictions, side_by_side
 from segrecipes.evaluation.scores import Scores
 from segrecipes.training.callbacks.best import mean_iou
@@ -31,27 +33,38 @@ class ShowResults(Callback):
         folder: may name ``{run_name}``; None only logs.
         num_images: pictures of each group: best, worst, and always the same.
         strategy: a row of ``strategy.STRATEGIES``, by which the model is wrapped.
+        dataset: what is evaluated, by name or path: its groups are scored as a whole, and its warning is repeated.
     """
 
-    def __init__(self, folder: str | None = None, num_images: int = 6, strategy: str = 'ddp'):
+    def __init__(
+        self, folder: str | None = None, num_images: int = 6, strategy: str = 'ddp', dataset: str | None = None
+    ):
         self.strategy = STRATEGIES[strategy]
         self.folder = folder
         self.num_images = num_images
+        self.row = None if dataset is None else get_dataset(dataset)
         self.weights: str | None = None  # which the model has, ema or raw; None: asks Composer's EMA
         self.evaluations: list[Scores] = []
         self._gallery: Gallery | None = None
+        self._groups: Groups | None = None
 
     def eval_start(self, state: State, logger: Logger) -> None:
         self._gallery = (
             Gallery(len(self.strategy.unwrapped(state.model).class_names), self.num_images) if self.folder else None
         )
+        self._groups = Groups(self.row.group_of) if self.row is not None and self.row.group else None
         self._averaged = any(isinstance(algorithm, EMA) and algorithm.ema_started for algorithm in state.algorithms)
 
     def eval_after_forward(self, state: State, logger: Logger) -> None:
-        if self._gallery is None or len(state.batch) <= UIDS:  # a batch of somebody else's loader
+        if len(state.batch) <= UIDS:  # a batch of somebody else's loader
             return
         images, labels, _, uids = state.batch
         scored: Any = state.outputs
+        if self._groups is not None:
+            for uid, counts in zip(uids, scored.counts.cpu().numpy()):
+                self._groups.add(uid, counts)
+        if self._gallery is None:
+            return
         both_scores = scored.image_scores.tolist()  # all that comes to the host of most images
         of_images = zip(images, labels, scored.predictions)
         for uid, (iou, accuracy), of_image in zip(uids, both_scores, of_images):
@@ -65,6 +78,8 @@ class ShowResults(Callback):
         dist.all_reduce(images)
         if int(images) != len(loader.dataset):
             raise UserError(f'{int(images)} of the {len(loader.dataset)} images of {loader.dataset} were scored')
+        if self._groups is not None:
+            self._groups.gather()
         scores = Scores(
             confusion.cpu().numpy(),
             model.class_names,
@@ -73,6 +88,8 @@ class ShowResults(Callback):
             self.weights or ('ema' if self._averaged else 'raw'),
             state.timestamp.epoch.value,
             state.timestamp.batch.value,
+            group_dice=self._groups.dice() if self._groups is not None else {},
+            warning=self.row.warning if self.row is not None else '',
         )
         self.evaluations.append(scores)
         logger.log_metrics({metric(name, model.protocol): value for name, value in scores.summary().items()})
