@@ -314,7 +314,7 @@ def test_the_card_of_unusual_settings(first: tuple[Seen, Path]) -> None:
     assert found == {
         'architecture': 'upernet', 'num_classes': 9, 'backbone_arch': 'resnet34', 'output_stride': 16,
         'head_channels': 24, 'auxiliary': True, 'class_names': ('other', *DATASETS['synthetic'].classes),
-        'dataset': 'synthetic', 'label_offset': 0, 'image_size': 44,
+        'dataset': 'synthetic', 'label_offset': 0, 'image_size': 44, 'warning': '',
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Brain MRI of lower-grade gliomas, a tumour or none: https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation
 
-A folder a patient. ``lgg`` keeps a patient's slices in one split, about a fifth of the patients validate: of the 110, 20
-by the SHA-1 of their case's name. ``lgg-slices`` is the split of slices, which much has been published with; it leaks.
+A folder a patient. ``lgg`` keeps a patient's slices in one split; about a fifth of the patients validate, 20 of the 110,
+by the SHA-1 of the case's name. ``lgg-slices`` splits slices, as much has been published with, and leaks.
 """
 
 from dataclasses import replace

@@ -125,6 +125,16 @@ def place(group: str) -> float:
     return int.from_bytes(hashlib.sha1(group.encode()).digest()[:6], 'big') / 2**48
 
 
+def named(text: str) -> tuple[str, ...]:
+    """Names between commas, over several lines."""
+    return tuple(name.strip() for name in text.replace('\n', ' ').split(','))
+
+
+def rgb(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Colours by their hexadecimal digits, six each: ``'804080 f423e8'``."""
+    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, text.split()))
+
+
 def uid_of(row: DatasetRow, name: str) -> str:
     """The uid of an image, by its path below the dataset's folder."""
     found = re.search(row.uid, f'/{name}')

@@ -1,17 +1,26 @@
 """Datasets by name: one row each, in a file of its own that holds data only; or by the path of their owner's file."""
 
 from segrecipes.base.errors import unknown_name
-from segrecipes.datasets import ade20k, camvid, lgg
+from segrecipes.datasets import ade20k, camvid, cityscapes, coco_stuff, lgg, voc
 from segrecipes.datasets.file import FILE, find_file, read_dataset, read_file
 from segrecipes.datasets.row import DatasetRow
 from segrecipes.datasets.synthetic import row as synthetic
 
 DATASETS: dict[str, DatasetRow] = {
-    'ade20k': ade20k.ROW,
-    'camvid': camvid.ROW,
-    'lgg': lgg.ROW,
-    'lgg-slices': lgg.BY_SLICE,
-    'synthetic': synthetic.ROW,
+    row.name: row
+    for row in (
+        ade20k.ROW,
+        camvid.ROW,
+        camvid.SEGNET,
+        cityscapes.ROW,
+        coco_stuff.ROW,
+        lgg.ROW,
+        lgg.BY_SLICE,
+        voc.CONTEXT_59,
+        voc.CONTEXT_60,
+        synthetic.ROW,
+        voc.ROW,
+    )
 }
 USUAL = 'ade20k'
 

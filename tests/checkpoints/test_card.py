@@ -25,6 +25,7 @@ WRITTEN: dict[str, Any] = {
     'image_size': 48,
     'mean': [1.0, 2.0, 3.0],
     'std': [4.0, 5.0, 6.0],
+    'warning': 'it leaks',
 }
 CARD = ModelCard(
     NetworkSpec('upernet', 2, 'resnet18', output_stride=16, head_channels=24),
@@ -36,6 +37,7 @@ CARD = ModelCard(
     image_size=48,
     mean=(1.0, 2.0, 3.0),
     std=(4.0, 5.0, 6.0),
+    warning='it leaks',
 )
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from segrecipes.evaluation import protocols
 from segrecipes.evaluation import views as views_module
 from segrecipes.evaluation.metrics import MIoU, confusion_matrix
 from segrecipes.evaluation.protocols import EvalProtocol, SquareProtocol
-from segrecipes.evaluation.table import PROTOCOLS, get_protocol
+from segrecipes.evaluation.table import NAMES, PROTOCOLS, get_protocol
 from segrecipes.evaluation.views import Network, tiles, windows
 from segrecipes.models.mmseg import ensure_ops
 
@@ -499,6 +500,14 @@ def test_rows() -> None:
     assert get_protocol('ade20k-ss', 32, 10).stride is None
 
 
+@pytest.mark.parametrize(('name', 'same'), [('fit-ss', 'ade20k-ss'), ('fit-ms', 'ade20k-ms')])
+def test_names_that_speak_of_no_dataset(name: str, same: str) -> None:
+    """The same protocol, recorded under the name that was asked for."""
+    assert replace(get_protocol(name, 480), name=same) == get_protocol(same, 480)
+    assert str(get_protocol(name, 480)) == f'{name}@480'
+    assert [*NAMES] == [*PROTOCOLS, 'fit-ss', 'fit-ms']
+
+
 @pytest.mark.parametrize('name', PROTOCOLS)
 def test_another_size_than_the_literatures_is_named(name: str) -> None:
     assert str(get_protocol(name)) == name
@@ -511,7 +520,7 @@ def test_an_unknown_protocol() -> None:
         get_protocol('ade20k-sss')
     assert str(error.value) == (
         "eval_protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? "
-        'Legal: ade20k-ms, ade20k-ss, mosaic-512sq, slide.'
+        'Legal: ade20k-ms, ade20k-ss, fit-ms, fit-ss, mosaic-512sq, slide.'
     )
     with pytest.raises(UserError, match=r'^eval_protocol=x is not known\. Legal: ade20k-ms, '):
         get_protocol('x')

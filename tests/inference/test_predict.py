@@ -25,13 +25,14 @@ from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.formats.table import FORMATS
 from segrecipes.commands import cli, predict
 from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, mosaic_512sq, slide
-from segrecipes.evaluation.table import NAMES, PROTOCOLS, get_protocol
+from segrecipes.evaluation.table import PROTOCOLS, get_protocol
 from segrecipes.inference.images import read_image
 from segrecipes.inference.predictor import Predictor
 from segrecipes.models.network import build_network
 from segrecipes.models.spec import NetworkSpec
 
 ROOT = Path(__file__).parents[2]
+LEGAL = sorted([*PROTOCOLS, 'fit-ss', 'fit-ms'])
 NAMES = ('sky', 'Gebäude', 'a "boat"', 'tree', 'water', 'road')
 COLORS = tuple((40 * index, 255 - 40 * index, 7 * index) for index in range(len(NAMES)))
 CARD = ModelCard(
@@ -702,7 +703,7 @@ REFUSED = {
     'size 0': ('{checkpoint} {photos} --size 0', '--size=0 must be 1 or more pixels'),
     'unknown protocol': (
         '{checkpoint} {photos} --protocol ade20k-sss',
-        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(sorted(NAMES))}.",
+        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(LEGAL)}.",
     ),
     'a protocol and --slide': (
         '{checkpoint} {photos} --protocol ade20k-ms --slide',

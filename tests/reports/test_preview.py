@@ -29,6 +29,7 @@ from segrecipes.storage.folders import find_pairs
 from segrecipes.upstream import check_dataloader
 
 ROOT = Path(__file__).parents[2]
+LEGAL = sorted([*DATASETS, 'path/to/dataset.yaml'])
 ROW = DATASETS['synthetic']
 CLASSES = ROW.classes
 SETTINGS = ('--name=synthetic', '--base-size', '48', '--final-size=33')
@@ -301,7 +302,7 @@ def test_malformed_settings(
         ('--max-resize-scale=nan', '--max-resize-scale=nan must be positive'),
         ('--max-resize-scale=inf', '--max-resize-scale=inf must be positive'),
         ('--min-resize-scale=3', '--min-resize-scale=3.0 is above --max-resize-scale'),
-        ('--name=nope', 'train_dataset.name=nope is not known. Legal: ade20k, camvid, lgg, synthetic.'),
+        ('--name=nope', f'train_dataset.name=nope is not known. Legal: {", ".join(LEGAL)}.'),
     ],
 )
 def test_wrong_settings(

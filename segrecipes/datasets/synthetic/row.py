@@ -10,4 +10,5 @@ ROW = replace(
     classes=('sky', 'ground', 'tree', 'house', 'car', 'ball', 'fence', 'sign'),
     uid=ade20k.ANY_NAME,
     excluded={},
+    colors=(),
 )
