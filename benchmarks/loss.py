@@ -22,7 +22,7 @@ from composer.loss import DiceLoss, soft_cross_entropy
 from composer.loss.utils import ensure_targets_one_hot
 from torch import Tensor
 
-from segrecipes.models.losses.sliced import MixedTarget, segmentation_loss
+from segrecipes.models.losses.segmentation import MixedTarget, segmentation_loss
 
 CROSS_ENTROPY, DICE = 0.375, 1.125  # the published recipe's weights
 MIXING = 0.3

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segrecipes.data.batch import with_count
 from segrecipes.data.normalize import to_network
-from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.models.losses.segmentation import segmentation_loss
 
 MICROBATCHES = (2, 4, 8, 16)
 # What the loss is given; "by images" leaves out the batch's pixel count, and so weighs each microbatch by its images.

@@ -34,7 +34,7 @@ from train_step import PEAK, flop_per_image
 
 from segrecipes.config.merge import load_config
 from segrecipes.datasets.synthetic.write import write_dataset
-from segrecipes.models.losses import sliced as losses
+from segrecipes.models.losses import segmentation as losses
 from segrecipes.training import run as package
 
 GPU = device() == 'cuda'

@@ -3,4 +3,4 @@
 import sys
 from importlib import import_module
 
-sys.modules[__name__] = import_module('segrecipes.models.losses.sliced')
+sys.modules[__name__] = import_module('segrecipes.models.losses.segmentation')

@@ -6,7 +6,7 @@ from composer.algorithms.mixup import mixup_batch
 from composer.core import Event, State
 from composer.loggers import Logger
 
-from segrecipes.models.losses.sliced import MixedTarget
+from segrecipes.models.losses.segmentation import MixedTarget
 
 
 class MixUp(composer.algorithms.MixUp):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segrecipes.models.losses.sliced import cut, slice_elements
+from segrecipes.models.losses.slices import cut, slice_elements
 
 COUNTED_AT_ONCE = 2**22  # pixels; bounds the memory of a large image's evaluation
 

@@ -17,7 +17,7 @@ from segrecipes.algorithms.ema import EMA
 from segrecipes.algorithms.mixup import MixUp
 from segrecipes.algorithms.sam import ResumableSAMOptimizer
 from segrecipes.algorithms.sgdw import DecoupledSGDW
-from segrecipes.models.losses.sliced import MixedTarget
+from segrecipes.models.losses.segmentation import MixedTarget
 from segrecipes.training.callbacks.batches import SeedEachBatch
 
 MIXUP = 'composer.algorithms.mixup.mixup'

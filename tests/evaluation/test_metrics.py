@@ -16,7 +16,7 @@ from segrecipes.evaluation.metrics import (
     score,
     score_predictions,
 )
-from segrecipes.models.losses import sliced as losses
+from segrecipes.models.losses import slices as losses
 
 
 def batches(count: int = 3, classes: int = 5) -> list[tuple[Tensor, Tensor]]:

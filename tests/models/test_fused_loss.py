@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from helpers.loss_kernels import CASES, errors, evaluate, tensors
 from helpers.triton_kernels import interpreted, resources
 
-from segrecipes.models.losses.sliced import SlicedLoss, loss_by_labels, segmentation_loss
+from segrecipes.models.losses.segmentation import segmentation_loss
+from segrecipes.models.losses.sliced import SlicedLoss, loss_by_labels
 
 pytest.importorskip('triton')
 
@@ -117,7 +118,7 @@ def test_sizes_of_one_compile(tmp_path) -> None:
 def test_a_cpu_neither_uses_nor_imports_the_kernels() -> None:
     assert loss_by_labels(torch.zeros(1, 2, 1, 1)) is SlicedLoss
     code = (
-        'import sys, torch; from segrecipes.models.losses.sliced import segmentation_loss;'
+        'import sys, torch; from segrecipes.models.losses.segmentation import segmentation_loss;'
         'segmentation_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 2).long());'
         'assert not {name for name in sys.modules if name.startswith("segrecipes.models.losses.fused")}'
     )

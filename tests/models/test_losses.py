@@ -2,11 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from composer.loss import DiceLoss, soft_cross_entropy
+from helpers.largest_tensor import LargestTensor
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from segrecipes.models.losses import sliced as losses_module
-from segrecipes.models.losses.sliced import MixedTarget, Slice, cut, segmentation_loss
+from segrecipes.models.losses import slices as losses_module
+from segrecipes.models.losses.segmentation import MixedTarget, segmentation_loss
+from segrecipes.models.losses.slices import Slice, cut
 
 SHAPES = [(1, 2, 1, 1), (2, 3, 5, 7), (3, 11, 8, 8), (2, 150, 6, 4)]
 
@@ -301,19 +302,6 @@ def test_slices_cover_every_image_and_row_once(elements, slices) -> None:
 
 def test_a_broken_stride_keeps_images_whole() -> None:
     assert [*cut((2, 4, 6, 5), (23, 20), 1)] == [Slice(slice(i, i + 1), 0, 6, 0, 0, (23, 20), 3) for i in range(2)]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor):
-                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
-        return out
 
 
 @pytest.mark.parametrize('mixed', [False, True])

@@ -16,7 +16,7 @@ from helpers.runs import arguments, assert_same_weights, evaluations, launch, ru
 from segrecipes.base.device import copied_ahead, full_float32
 from segrecipes.base.errors import UserError
 from segrecipes.evaluation.metrics import score
-from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.models.losses.segmentation import segmentation_loss
 from segrecipes.training import run as main_module
 from segrecipes.training.tasks.segmentation import SegmentationModel
 

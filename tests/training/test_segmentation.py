@@ -26,7 +26,7 @@ from segrecipes.evaluation.table import PROTOCOLS, get_protocol
 from segrecipes.models.architectures import ARCHITECTURES
 from segrecipes.models.backbones.table import BACKBONES, TORCHVISION
 from segrecipes.models.heads import published_init
-from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.models.losses.segmentation import segmentation_loss
 from segrecipes.models.network import for_inference, upsample
 from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import SegmentationModel

@@ -19,7 +19,7 @@ from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.backbones.weights import has_weights
 from segrecipes.models.layers.depthwise import use_fast_depthwise
 from segrecipes.models.layers.pooling import use_repeatable_pooling
-from segrecipes.models.losses.sliced import segmentation_loss
+from segrecipes.models.losses.segmentation import segmentation_loss
 from segrecipes.models.network import SegmentationNetwork, build_network, upsample
 from segrecipes.models.spec import NetworkSpec
 from segrecipes.training.strategy import STRATEGIES
