@@ -37,13 +37,18 @@ class ModelCard:
     def __post_init__(self) -> None:
         count = self.network.num_classes
         if len(self.class_names) != count:
-            object.__setattr__(self, 'class_names', tuple(f'class {index}' for index in range(count)))
+            object.__setattr__(self, 'class_names', _numbered(count))
         if len(self.palette) != count:
             object.__setattr__(self, 'palette', tuple(tuple(map(int, color)) for color in palette(count)))
 
     @property
     def num_classes(self) -> int:
         return self.network.num_classes
+
+    @property
+    def has_names(self) -> bool:
+        """Whether its classes were named, and not only counted."""
+        return self.class_names != _numbered(self.num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, in one level, as JSON and ``torch.load(weights_only=True)`` take them."""
@@ -70,6 +75,10 @@ class ModelCard:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f'{error} is missing' if isinstance(error, KeyError) else error
             raise UserError(f'{where}: its model card is damaged: {reason}') from error
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f'class {index}' for index in range(count))
 
 
 def _frozen(value: Any) -> Any:

@@ -6,21 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from segrecipes.base.errors import UserError
+from segrecipes.checkpoints.card import ModelCard
+
+AUXILIARY = 'auxiliary.'
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], where: str, *, card: ModelCard | None = None
+) -> None:
     """Copy weights into a network, which keeps its dtype and device: all of them or, if one does not fit, none.
 
-    An auxiliary head may be missing on either side. ``where`` names the file in the message.
+    An auxiliary head may be missing on either side. ``where`` names the file in the message, ``card`` is what it says
+    of itself.
 
     Raises:
         UserError: a tensor is missing, not known, or of another shape.
     """
     own = network.state_dict()
     if faults := list(faults_of(own, weights)):
+        says = ''.join(f' model.{key}={value}' for key, value in card.network.to_dict().items()) if card else ''
         raise UserError(
             f'{where} does not fit the network: {"; ".join(faults)}. '
             'Check model.architecture, model.backbone_arch and model.num_classes.'
+            + (f' The file is of{says}.' if card else '')
         )
     with torch.no_grad():
         for name in own.keys() & weights.keys():
@@ -29,7 +37,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
 def faults_of(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
     """What does not fit: how many tensors, and the first three. An auxiliary head that only one has is no fault."""
-    auxiliary = [{name for name in tensors if name.startswith('auxiliary.')} for tensors in (own, weights)]
+    auxiliary = [{name for name in tensors if name.startswith(AUXILIARY)} for tensors in (own, weights)]
     left_out = set() if all(auxiliary) else set.union(*auxiliary)
 
     def describe(name: str) -> str:

@@ -77,8 +77,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     card = model_card(cfg)
     model = build_model(
         cfg.model.network,
-        # In an evaluation all weights are in the checkpoint
-        backbone_weights=None if cfg.load_path and not cfg.is_train else cfg.model.backbone_weights,
+        backbone_weights=None if cfg.load_path else cfg.model.backbone_weights,  # a checkpoint has all of them
         auxiliary_weight=cfg.model.auxiliary_weight,
         sync_bn=cfg.model.sync_bn,
         cross_entropy_weight=cfg.model.cross_entropy_weight,
@@ -93,7 +92,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         compile_options={} if cfg.compile is True else cfg.compile or None,
         init_fn=published_init,
     )
-    checkpoint, resume_path = load_checkpoint(cfg, model)
+    checkpoint, resume_path = load_checkpoint(cfg, model, card)
 
     # Optimizer and learning rate
     optimizer = registry.build_one('optimizer', cfg.optimizer, model.parameters())
