@@ -19,7 +19,7 @@ from segrecipes.algorithms.mixup import MixUp
 from segrecipes.algorithms.sam import ResumableSAM
 from segrecipes.algorithms.sgdw import DecoupledSGDW
 from segrecipes.base.errors import UserError, suggestion
-from segrecipes.training.callbacks.table import CALLBACKS
+from segrecipes.training.callbacks.table import CALLBACKS, LOGGERS
 
 # Names that are one word in snake case, as Composer's own modules spell them.
 _COMPOUNDS = ('MixUp', 'CutMix', 'CutOut', 'ColOut', 'BlurPool', 'WandB', 'MLFlow', 'MLPerf', 'AdamW', 'SparseAdam')
@@ -45,7 +45,7 @@ REGISTRY: dict[str, Mapping[str, type]] = {
     'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm)
     | {'ema': EMA, 'mixup': MixUp, 'sam': ResumableSAM},
     'callbacks': ChainMap(CALLBACKS, _table(composer.callbacks, composer.callbacks.__all__, Callback)),
-    'loggers': _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger'),
+    'loggers': ChainMap(LOGGERS, _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger')),
     'scheduler': _table(
         composer.optim, set(composer.optim.__all__) - {'ComposerScheduler'}, object, suffix='Scheduler'
     ),

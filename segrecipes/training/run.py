@@ -36,7 +36,7 @@ from segrecipes.training.folder import model_card, results_folder, run_folder, s
 from segrecipes.training.restore import load_checkpoint
 from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import build_model
-from segrecipes.training.trainer import build_trainer, train
+from segrecipes.training.trainer import bar_hidden, build_trainer, train
 
 gc.freeze()
 gc.enable()
@@ -115,7 +115,9 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         *registry.build('callbacks', {**cfg.callbacks, 'show_results': results}),
         *([BestCheckpoint(cfg.save_folder)] if cfg.save_folder and cfg.save_best and cfg.is_train else []),
     ]
-    loggers = registry.build('loggers', {k: v for k, v in cfg.loggers.items() if k != 'progress_bar'})
+    bar = cfg.loggers.get('progress_bar')
+    bar = None if bar is None else {'class_names': card.class_names} | bar
+    loggers = registry.build('loggers', {**cfg.loggers, 'progress_bar': bar})
     loggers += [History(folder)] if folder and cfg.is_train else []
 
     # Trainer
@@ -131,7 +133,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         algorithms=algorithms,
         callbacks=callbacks,
         loggers=loggers,
-        progress_bar=cfg.loggers.get('progress_bar') is not None,
+        progress_bar=False,  # Composer's; ours is among the loggers
         device=device,
         precision=precision,
         device_train_microbatch_size=microbatch_size,
@@ -142,7 +144,8 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     if cfg.is_train:
         train(cfg, trainer)
     else:
-        evaluate(trainer, checkpoint)
+        with bar_hidden(trainer):
+            evaluate(trainer, checkpoint)
     return trainer
 
 

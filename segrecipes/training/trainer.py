@@ -1,6 +1,8 @@
 """Composer's Trainer from a config, and what it raises told in one message."""
 
 import atexit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from composer import Trainer
@@ -8,6 +10,7 @@ from composer.core import Engine
 
 from segrecipes.base.errors import UserError
 from segrecipes.config.schema import Config
+from segrecipes.training.callbacks.progress import ProgressBar
 from segrecipes.training.tasks.segmentation import SegmentationModel
 
 
@@ -43,7 +46,8 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
 def train(cfg: Config, trainer: Trainer) -> None:
     """``trainer.fit``, to the end."""
     try:
-        trainer.fit()
+        with bar_hidden(trainer):
+            trainer.fit()
     except FileExistsError as error:
         raise UserError(
             f'save_folder={cfg.save_folder} already holds {error.args[0].split(" may conflict")[0]}. Choose another '
@@ -59,6 +63,17 @@ def train(cfg: Config, trainer: Trainer) -> None:
     state = trainer.state
     if state.max_duration is not None and state.timestamp < state.max_duration:
         raise UserError(f'the run ended at {state.timestamp.batch} before its max_duration={state.max_duration}')
+
+
+@contextmanager
+def bar_hidden(trainer: Trainer) -> Iterator[None]:
+    """Whatever happens, afterwards no bar is on the screen, nor drawn again."""
+    try:
+        yield
+    finally:
+        for logger in trainer.logger.destinations:
+            if isinstance(logger, ProgressBar):
+                logger.hide()
 
 
 def close(trainer: Trainer) -> None:

@@ -20,7 +20,7 @@ TINY = (
     'train_dataset.final_size=32', 'train_dataset.base_size=32', 'eval_dataset.final_size=32',
     'train_dataset.batch_size=4', 'eval_dataset.batch_size=2',
     'train_dataset.num_workers=0', 'eval_dataset.num_workers=0',
-    'optimizer.lr=0.01', 'callbacks={}', 'loggers={progress_bar: null}',
+    'optimizer.lr=0.01', 'callbacks={}', 'loggers={progress_bar: null}', 'save_folder=null',
 )  # fmt: skip
 
 
@@ -36,8 +36,7 @@ def run(argv: list[str]) -> Any:
     return trainer
 
 
-def launch(*command: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
-    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+def launch(*command: str, timeout: float = 300, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -45,8 +44,14 @@ def launch(*command: str, timeout: float = 300, **environment: str) -> subproces
         text=True,
         timeout=timeout,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', **environment},
+        env=environment(**more),
     )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a process of its own, which finds the commands beside this Python."""
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', **more}
 
 
 def evaluations(trainer: Any) -> list[Scores]:

@@ -7,7 +7,8 @@ from typing import Any
 from composer.callbacks import CheckpointSaver
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
-from composer.utils import parse_uri
+from composer.utils import dist, parse_uri
+from torch import Tensor
 
 from segrecipes.base.run_files import BEST_CHECKPOINT, EVAL_LABEL
 from segrecipes.evaluation.metrics import MIoU
@@ -73,3 +74,10 @@ class BestCheckpoint(Callback):
 def mean_iou(state: State) -> MIoU:
     """The metric of the evaluation that has just ended, with this rank's confusion matrix."""
     return next(metric for metric in state.eval_metrics[EVAL_LABEL].values() if isinstance(metric, MIoU))
+
+
+def whole_confusion(state: State) -> Tensor:
+    """The confusion matrix of the evaluation that has just ended, of all ranks."""
+    confusion = mean_iou(state).confusion.clone()
+    dist.all_reduce(confusion)
+    return confusion

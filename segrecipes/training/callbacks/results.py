@@ -19,7 +19,7 @@ from segrecipes.evaluation.gallery import Arrays, Gallery
 from segrecipes.evaluation.groups import Groups
 from segrecipes.evaluation.pictures import save_predictions, side_by_side
 from segrecipes.evaluation.scores import Scores
-from segrecipes.training.callbacks.best import mean_iou
+from segrecipes.training.callbacks.best import mean_iou, whole_confusion
 from segrecipes.training.strategy import STRATEGIES
 
 
@@ -73,8 +73,7 @@ class ShowResults(Callback):
     def eval_end(self, state: State, logger: Logger) -> None:
         model = self.strategy.unwrapped(state.model)
         loader: Any = state.dataloader
-        confusion, images = (value.clone() for value in (mean_iou(state).confusion, mean_iou(state).images))
-        dist.all_reduce(confusion)
+        confusion, images = whole_confusion(state), mean_iou(state).images.clone()
         dist.all_reduce(images)
         if int(images) != len(loader.dataset):
             raise UserError(f'{int(images)} of the {len(loader.dataset)} images of {loader.dataset} were scored')
