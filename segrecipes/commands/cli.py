@@ -2,8 +2,8 @@
 """The command line: a verb, and what it is given.
 
 Verbs that run a config take a yaml and ``key=value``; verbs that take files take paths and ``--flags``. A verb is a
-file beside this one with ``add_arguments(parser)``, ``run(arguments)``, and a docstring that ``--help`` shows. None of
-them imports torch before it has work to do.
+file beside this one with ``add_arguments(parser)``, ``run(arguments)``, and a docstring that ``--help`` shows;
+``convert coco`` is ``convert_coco.py``. None of them imports torch before it has work to do.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from segrecipes import __version__
@@ -24,6 +25,7 @@ VERBS = {
     'report': 'write one page about a run, or compare several',
     'data': 'check a dataset, or draw its augmented samples',
     'convert': 'turn a dataset into MDS shards, on disk or on S3',
+    'convert coco': "draw the masks of COCO's instances",
     'download': 'fetch ADE20K',
     'synthesize': 'draw a small dataset',
     'config': 'print a config, and where each of its values comes from',
@@ -48,13 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @clean_exit
 def run(verb: str, argv: Sequence[str] | None = None, program: str | None = None) -> None:
-    """A verb with its own arguments, as the scripts in the root call it."""
+    """A verb with its own arguments, as the scripts in the root call it. Its first argument may be part of the verb."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and f'{verb} {argv[0]}' in VERBS:
+        verb, program, argv = f'{verb} {argv[0]}', f'{program or Path(sys.argv[0]).name} {argv[0]}', argv[1:]
     module, parser = verb_parser(verb, program)
     module.run(parser.parse_intermixed_args(argv))
 
 
 def verb_parser(verb: str, program: str | None = None) -> tuple[Any, argparse.ArgumentParser]:
-    module: Any = import_module(f'segrecipes.commands.{verb}')
+    module: Any = import_module(f'segrecipes.commands.{verb.replace(" ", "_")}')
     parser = argparse.ArgumentParser(program, description=module.__doc__, formatter_class=Help)
     module.add_arguments(parser)
     add_version(parser)
@@ -80,7 +85,7 @@ def complete() -> None:
 
     parser = argparse.ArgumentParser('segrecipes')
     verbs = parser.add_subparsers()
-    for verb in VERBS:
+    for verb in (verb for verb in VERBS if ' ' not in verb):
         module = import_module(f'segrecipes.commands.{verb}')
         module.add_arguments(verbs.add_parser(verb))
     argcomplete.autocomplete(parser)

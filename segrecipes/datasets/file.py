@@ -141,15 +141,21 @@ def read_splits(value: Any) -> dict[str, Split]:
 def read_split(value: Any) -> Split:
     if isinstance(value, str):
         return Split(value)
-    values = {**value}
-    if 'share' in values:
-        first, last = values['share']
-        if not 0 <= first < last <= 1:
-            raise ValueError
-        values['share'] = (float(first), float(last))
-    if 'permuted' in values and (type(values['permuted']) is not int or not 0 <= values['permuted'] < 2**32):
+    read = {key: SPLIT_KEYS[key](entry) for key, entry in value.items()}
+    return Split(**read)
+
+
+def read_share(value: Any) -> tuple[float, float]:
+    first, last = value
+    if not 0 <= first < last <= 1:
         raise ValueError
-    return Split(**{str(key): entry if key in ('share', 'permuted') else _word(entry) for key, entry in values.items()})
+    return float(first), float(last)
+
+
+def read_seed(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise ValueError
+    return value
 
 
 def read_pattern(value: Any) -> str:
@@ -194,6 +200,9 @@ def _number(value: Any) -> int:
     return value
 
 
+SPLIT_KEYS: dict[str, Callable[[Any], Any]] = {
+    'images': _word, 'listed': _word, 'share': read_share, 'permuted': read_seed,
+}  # fmt: skip
 # Of each key how its value is read, and what is legal
 KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
     'name': (_word, 'a text'),
@@ -214,8 +223,8 @@ KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
 NEEDED = ('classes', 'labels', 'splits', 'mask')
 
 
-def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None) -> str:
-    """A row as the content of a ``dataset.yaml``, which reads as the same row."""
+def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None, path: str = '.') -> str:
+    """A row as the content of a ``dataset.yaml``, which reads as the same row; ``path`` is where its pictures are."""
     names = row.classes
     classes: Any = list(names)
     if row.colors:
@@ -223,6 +232,7 @@ def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None) -> str:
     labels = row.labels if isinstance(row.labels, int) else {key: names[index] for key, index in row.labels.items()}
     values = {
         'name': row.name,
+        'path': None if path == '.' else path,
         'classes': classes,
         'labels': labels,
         'ignored': sorted(row.ignored),

@@ -1,7 +1,7 @@
 """Brain MRI of lower-grade gliomas, a tumour or none: https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation
 
-A folder a patient. ``lgg`` keeps a patient's slices in one split; about a fifth of the patients validate, 20 of the 110,
-by the SHA-1 of the case's name. ``lgg-slices`` splits slices, as much has been published with, and leaks.
+A folder a patient. ``lgg`` keeps a patient's slices in one split; about a fifth of the patients validate, 20 of 110, by
+the SHA-1 of the case's name. ``lgg-slices`` splits slices, as much has been published with, and leaks.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -106,12 +106,13 @@ class DatasetRow:
         table[[*self.ignored]] = IGNORED
         return table
 
-    def part(self, split: str, names: Sequence[str]) -> list[str]:
+    def part(self, split: str, names: list[str]) -> list[str]:
         """Of the images that a split could have, by their sorted paths, those of its share."""
         share, seed = self.splits[split].share, self.splits[split].permuted
         if seed is not None:
             first, last = (math.ceil(Fraction(str(end)) * len(names)) for end in share)
-            return [names[index] for index in sorted(np.random.RandomState(seed).permutation(len(names))[first:last])]
+            chosen = np.random.RandomState(seed).permutation(len(names))[first:last]
+            return [names[index] for index in sorted(chosen)]
         return [name for name in names if share[0] <= place(self.group_of(name) or uid_of(self, name)) < share[1]]
 
     def group_of(self, name: str) -> str | None:

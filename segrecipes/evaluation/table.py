@@ -19,8 +19,8 @@ PROTOCOLS: dict[str, Callable[..., Any]] = {
     'slide': Lazy('segrecipes.evaluation.protocols:slide'),
 }
 # The same under names that speak of no dataset; a result is called as it was asked for
-ALIASES = {'fit-ss': 'ade20k-ss', 'fit-ms': 'ade20k-ms'}
-NAMES = ChainMap(ALIASES, PROTOCOLS)
+ALIASES: dict[str, Any] = {'fit-ss': 'ade20k-ss', 'fit-ms': 'ade20k-ms'}
+NAMES: ChainMap[str, Any] = ChainMap(ALIASES, PROTOCOLS)
 USUAL = 'ade20k-ss'  # of a picture that is segmented for its own sake
 
 

@@ -64,9 +64,13 @@ def decode_mask(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
 
 def unfiltered_png(data: bytes, name: str) -> bytes:
     """A mask's file → a PNG of the same labels without row filters: faster to decode, and for masks mostly smaller."""
+    return encode_mask(decode_mask(data, name))
+
+
+def encode_mask(labels: np.ndarray) -> bytes:
+    """(H, W) uint8 labels → a PNG of them without row filters."""
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_COMPRESSION, 9]
-    _, encoded = cv2.imencode('.png', decode_mask(data, name), options)
-    return encoded.tobytes()
+    return cv2.imencode('.png', labels, options)[1].tobytes()
 
 
 def image_size(data: bytes) -> tuple[int, int]:

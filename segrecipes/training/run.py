@@ -19,7 +19,6 @@ from segrecipes.config.check import check_batch_sizes
 from segrecipes.config.describe import describe
 from segrecipes.config.merge import merge
 from segrecipes.config.schema import Config
-from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.architectures import check_names
 from segrecipes.models.heads import published_init
@@ -62,8 +61,6 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     # Training has one crop size, for which cuDNN may try all its kernels, but not the same ones the next time
     torch.backends.cudnn.benchmark = cfg.is_train and not cfg.deterministic_mode
     say(describe(cfg, sources) + '\n')
-    for warning in {get_dataset(dataset.name).warning for dataset in (cfg.train_dataset, cfg.eval_dataset)} - {''}:
-        say(f'warning: {warning}\n')
     if device.name == 'gpu' and cfg.is_train and why_no_triton():
         say(
             f'the loss and dilated depthwise convolutions run without their own kernels, more slowly: {why_no_triton()}'
@@ -75,6 +72,8 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
 
     # Model
     card = model_card(cfg)
+    if card.warning:
+        say(f'warning: {card.warning}\n')
     model = build_model(
         cfg.model.network,
         backbone_weights=None if cfg.load_path else cfg.model.backbone_weights,  # a checkpoint has all of them
