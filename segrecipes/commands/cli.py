@@ -75,7 +75,7 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 
 
 def summary() -> str:
-    verbs = '\n'.join(f'  {verb:<12}{what}' for verb, what in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<14}{what}' for verb, what in VERBS.items())
     return f'{__doc__.splitlines()[0] if __doc__ else ""}\n\n{verbs}\n\nsegrecipes VERB --help says more of each.'
 
 

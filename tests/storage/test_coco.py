@@ -55,7 +55,7 @@ def counts(pixels: np.ndarray) -> list[int]:
 
 
 def compressed(pixels: np.ndarray) -> dict[str, Any]:
-    found = rle.encode(np.asfortranarray(pixels.astype(np.uint8)))
+    found: Any = rle.encode(np.asfortranarray(pixels.astype(np.uint8)))
     return {'size': [*SIZE], 'counts': found['counts'].decode()}
 
 

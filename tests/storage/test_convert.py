@@ -20,13 +20,14 @@ from streaming.base.hashing import get_hash
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.base.s3 import check_readable, s3_client, split_s3
 from segrecipes.commands.cli import run
-from segrecipes.datasets.file import read_file
+from segrecipes.datasets.file import read_file, to_yaml
 from segrecipes.datasets.table import DATASETS
 from segrecipes.storage import convert as convert_mds
 from segrecipes.storage import targets
 from segrecipes.storage.convert import convert
 from segrecipes.storage.decode import decode_mask
 from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.shards import StreamingSegmentation
 from segrecipes.storage.writer import plan_shards
 
 COUNTS = {'train': 13, 'val': 5}
@@ -195,6 +196,51 @@ def test_a_png_image_is_not_encoded_anew(dataset: Path, out: Path):
     convert(dataset, out, splits=['val'], num_workers=1, progress_bar=False)
     stored = {uid: x for uid, x, _ in raw_samples(out / 'val')}
     assert stored[b'00000060'] == image.read_bytes()
+
+
+# Of an image that is no JPEG, and its mask: their suffixes, the image's mode, and how both are saved
+FORMS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ('.png', '.png', 'RGB', {}),
+    ('.png', '.png', 'P', {}),
+    ('.png', '.tif', 'LA', {}),
+    ('.bmp', '.bmp', 'RGB', {}),
+    ('.webp', '.png', 'RGB', {'lossless': True}),
+    ('.tif', '.tif', 'RGB', {'compression': 'tiff_lzw'}),
+    ('.tiff', '.png', 'RGB', {'compression': 'tiff_deflate'}),
+    ('.tif', '.tif', 'L', {}),
+]
+
+
+@reads_shards
+@pytest.mark.parametrize('fast_masks', [False, True])
+@pytest.mark.parametrize(('suffix', 'of_mask', 'mode', 'options'), FORMS)
+def test_images_that_are_no_jpeg_keep_their_pixels(
+    suffix: str, of_mask: str, mode: str, options: dict[str, Any], fast_masks: bool, out: Path, tmp_path: Path
+):
+    """In our shards, and read from them by streaming itself."""
+    rng, expected = np.random.default_rng(0), {}
+    row = replace(DATASETS['synthetic'], mask=(r'^images/(.+)\.\w+$', rf'annotations/\1{of_mask}'))
+    for split, folder in {'train': 'training', 'val': 'validation'}.items():
+        pixels, labels = rng.integers(0, 256, (23, 31, 3), np.uint8), rng.integers(0, 9, (23, 31), np.uint8)
+        picture = Image.fromarray(pixels).convert(mode)
+        for name, image in ((f'images/{folder}/a{suffix}', picture), (f'annotations/{folder}/a{of_mask}', labels)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+            image.save(tmp_path / name, **options)
+        expected[split] = pixels if mode == 'RGB' else np.array(picture.convert('RGB')), labels
+    (tmp_path / 'dataset.yaml').write_text(to_yaml(row))
+    convert(tmp_path, out, num_workers=1, fast_masks=fast_masks, progress_bar=False)
+    for split, (pixels, labels) in expected.items():
+        ours = StreamingSegmentation(
+            path=str(out), local=None, split=split, make_sample=lambda *sample: sample, batch_size=1
+        )
+        image, mask, uid, _ = ours[0]
+        assert uid == 'a'
+        theirs = StreamingDataset(local=str(out), split=split, batch_size=1)[0]
+        for found in (image, np.array(theirs['x'].convert('RGB'))):
+            np.testing.assert_array_equal(found, pixels)
+        for found in (mask, np.array(theirs['y'])):
+            np.testing.assert_array_equal(found, labels)
 
 
 @reads_shards
