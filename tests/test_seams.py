@@ -106,7 +106,7 @@ def first(synthetic_mds: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         str(ROOT / 'yamls/pspnet.yaml'), *COMMON, f'save_folder={folder}/{{run_name}}', 'run_name=seam', 'seed=23',
         'max_duration=3ba', 'eval_interval=2ba', 'eval_protocol=ade20k-ss', 'device_train_microbatch_size=2',
         'precision=bf16', 'compile={backend: eager}', 'train_metrics=true', 'model.architecture=upernet',
-        'model.output_stride=16', 'model.auxiliary_weight=0.3', 'model.sync_bn=false',
+        'model.output_stride=16', 'model.auxiliary_weight=0.3', 'model.sync_bn=false', 'model.freeze=[backbone.conv1]',
         'model.cross_entropy_weight=0.25', 'model.dice_weight=0.75', 'model.dice_per=image', 'dataset=synthetic',
         'train_dataset.is_streaming=true', f'train_dataset.path={synthetic_mds}', f'train_dataset.local={shards}/train',
         'train_dataset.base_size=40', 'train_dataset.final_size=36', 'train_dataset.min_resize_scale=0.75',
@@ -168,6 +168,8 @@ def classes_of(label: int, maker: Any) -> int:
     return int(maker[2][label])
 
 
+FROZEN = ['module.backbone.conv1.weight']
+
 # By the key: what is found at its end in the first run, and what that must be
 FIRST: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'run_name': (lambda s: s.state.run_name, 'seam'),
@@ -187,6 +189,7 @@ FIRST: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'model.backbone_weights': (lambda s: s.model['backbone_weights'], None),
     'model.auxiliary_weight': (lambda s: s.state.model.module.auxiliary and s.state.model.auxiliary_weight, 0.3),
     'model.sync_bn': (lambda s: s.model['sync_bn'], False),
+    'model.freeze': (lambda s: [n for n, p in s.state.model.named_parameters() if not p.requires_grad], FROZEN),
     'model.cross_entropy_weight': (lambda s: s.loss['cross_entropy_weight'], 0.25),
     'model.dice_weight': (lambda s: s.loss['dice_weight'], 0.75),
     'model.dice_per': (lambda s: s.loss['dice_per'], 'image'),

@@ -14,9 +14,9 @@ from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.pickles import first_bytes, is_safetensors, unpickled
 from segrecipes.checkpoints.card import CARD, ModelCard
 from segrecipes.checkpoints.zoo import infer_card
+from segrecipes.models.parts import own_name
 
 CHOICES = ('best', 'ema', 'raw')
-RENAMED = {'decode_head.': 'classifier.', 'auxiliary_head.': 'auxiliary.'}  # mmsegmentation's names
 
 
 @dataclass
@@ -140,10 +140,7 @@ def _own_names(path: str, weights: Any) -> dict[str, Tensor]:
 
 def _own_name(name: str) -> str:
     """Without what DDP, ComposerClassifier (``module.``) and torch.compile (``_orig_mod.``) put around a network."""
-    name = re.sub(r'^(module\.)+', '', name.replace('_orig_mod.', ''))
-    for theirs, ours in RENAMED.items():
-        name = ours + name.removeprefix(theirs) if name.startswith(theirs) else name
-    return name
+    return own_name(re.sub(r'^(module\.)+', '', name.replace('_orig_mod.', '')))
 
 
 def _completed(path: str, held: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:

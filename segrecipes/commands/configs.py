@@ -40,4 +40,6 @@ def leaves(config: Any, prefix: str = '') -> list[tuple[str, Any]]:
 
 
 def in_yaml(value: Any) -> Any:
-    return {None: 'null', True: 'true', False: 'false'}.get(value, value) if not isinstance(value, dict) else value
+    return (
+        {None: 'null', True: 'true', False: 'false'}.get(value, value) if not isinstance(value, dict | list) else value
+    )

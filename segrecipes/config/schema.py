@@ -16,6 +16,7 @@ class ModelConfig(NetworkSpec):
     backbone_weights: str | None = None
     auxiliary_weight: float = 0.0
     sync_bn: bool = True
+    freeze: list[str] = field(default_factory=list)  # parts that are not trained, such as backbone, backbone.layer1
     cross_entropy_weight: float = 0.375
     dice_weight: float = 1.125
     dice_per: str = 'batch'  # or image: the same loss whatever the microbatch
@@ -80,7 +81,7 @@ class Config:
     train_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     eval_dataset: EvalDatasetConfig = field(default_factory=EvalDatasetConfig)
 
-    optimizer: Arguments = field(
+    optimizer: Arguments = field(  # and lr_factors: {backbone: 0.1}, decay_norms_and_biases: false
         default_factory=lambda: {'name': 'decoupled_sgdw', 'lr': 0.08, 'momentum': 0.9, 'weight_decay': 5.0e-5}
     )
     scheduler: Arguments | None = field(default_factory=lambda: {'name': 'cosine_annealing'})

@@ -65,10 +65,10 @@ def check(kind: str, specs: Mapping[str, Mapping[str, Any] | None] | None) -> li
             continue
         if not isinstance(arguments, Mapping):
             faults.append(f'{kind}.{name}={arguments!r} must be a mapping of arguments, {{}} for none')
-        elif _find(kind, name) is None:
+        elif find(kind, name) is None:
             faults.append(f'{kind}.{name} is not known.{suggestion(name, REGISTRY[kind])}')
         else:
-            faults += _check_arguments(f'{kind}.{name}', _find(kind, name), arguments)
+            faults += _check_arguments(f'{kind}.{name}', find(kind, name), arguments)
     return faults
 
 
@@ -81,7 +81,7 @@ def build(kind: str, specs: Mapping[str, Mapping[str, Any] | None] | None) -> li
     if faults := check(kind, specs):
         raise UserError('\n       '.join(faults))
     return [
-        _construct(f'{kind}.{name}', _find(kind, name), arguments)
+        _construct(f'{kind}.{name}', find(kind, name), arguments)
         for name, arguments in (specs or {}).items()
         if arguments is not None
     ]
@@ -93,7 +93,7 @@ def check_one(kind: str, spec: Mapping[str, Any] | None) -> list[str]:
         return []
     if 'name' not in spec:
         return [f'{kind}.name is not set.{suggestion("", REGISTRY[kind])}']
-    cls = _find(kind, str(spec['name']))
+    cls = find(kind, str(spec['name']))
     if cls is None:
         return [f'{kind}.name={spec["name"]} is not known.{suggestion(spec["name"], REGISTRY[kind])}']
     return _check_arguments(kind, cls, _arguments(spec), given=('params',))
@@ -103,14 +103,14 @@ def build_one(kind: str, spec: Mapping[str, Any] | None, *args: Any) -> Any:
     """The object of ``{name: …, argument: …}``, arguments set to null left out; None for None."""
     if faults := check_one(kind, spec):
         raise UserError('\n       '.join(faults))
-    return None if spec is None else _construct(kind, _find(kind, spec['name']), _arguments(spec), *args)
+    return None if spec is None else _construct(kind, find(kind, spec['name']), _arguments(spec), *args)
 
 
 def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key != 'name' and value is not None}
 
 
-def _find(kind: str, name: str) -> Any:
+def find(kind: str, name: str) -> Any:
     """A row by its name; underscores and case do not matter."""
     squashed = {key.replace('_', ''): cls for key, cls in REGISTRY[kind].items()}
     return squashed.get(name.replace('_', '').lower())

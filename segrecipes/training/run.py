@@ -32,6 +32,7 @@ from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
 from segrecipes.training.evaluate import evaluate
 from segrecipes.training.folder import model_card, results_folder, run_folder, save_config
+from segrecipes.training.optimizer import build_optimizer, check_optimizer
 from segrecipes.training.restore import load_checkpoint
 from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import build_model
@@ -92,9 +93,10 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         init_fn=published_init,
     )
     checkpoint, resume_path = load_checkpoint(cfg, model, card)
+    model.freeze(cfg.model.freeze)
 
     # Optimizer and learning rate
-    optimizer = registry.build_one('optimizer', cfg.optimizer, model.parameters())
+    optimizer = build_optimizer(cfg.optimizer, model.module)
     scheduler = registry.build_one('scheduler', cfg.scheduler) if cfg.is_train else None
 
     # Recipe, callbacks, loggers
@@ -153,7 +155,7 @@ def check_registered(cfg: Config) -> None:
     if cfg.strategy not in STRATEGIES:
         raise unknown_name('strategy', cfg.strategy, STRATEGIES)
     faults = [
-        *registry.check_one('optimizer', cfg.optimizer),
+        *check_optimizer(cfg.optimizer),
         *registry.check_one('scheduler', cfg.scheduler),
         *registry.check('algorithms', cfg.algorithms),
         *registry.check('callbacks', cfg.callbacks),

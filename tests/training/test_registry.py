@@ -60,7 +60,7 @@ def test_every_class_is_found_under_its_name(kind: str, cls: type):
     suffix = {'loggers': 'Logger', 'scheduler': 'Scheduler'}.get(kind, '')
     name = cls.__name__.removesuffix(suffix)
     for spelled in (name, name.lower(), name.upper(), snake(name), f'{snake(name)}_'):
-        found = registry._find(kind, spelled)
+        found = registry.find(kind, spelled)
         assert found is cls or (cls in OURS and found.__bases__ == (cls,))
 
 
@@ -70,7 +70,7 @@ def test_every_row_is_found_under_its_own_name():
         assert len(set(squashed)) == len(squashed)
         for name, cls in table.items():
             assert name == name.lower()
-            assert registry._find(kind, name) is cls
+            assert registry.find(kind, name) is cls
     sizes = {kind: len(table) for kind, table in registry.REGISTRY.items()}
     assert min(sizes.values()) > 8
 

@@ -21,6 +21,7 @@ from segrecipes.models.layers.depthwise import use_fast_depthwise
 from segrecipes.models.layers.pooling import use_repeatable_pooling
 from segrecipes.models.losses.segmentation import segmentation_loss
 from segrecipes.models.network import SegmentationNetwork, build_network, upsample
+from segrecipes.models.parts import check_parts, freeze
 from segrecipes.models.spec import NetworkSpec
 from segrecipes.training.strategy import STRATEGIES
 
@@ -73,6 +74,23 @@ class SegmentationModel(ComposerClassifier):
         self._heads = None if compile_options is None else torch.compile(network.heads, **compile_options)
         # The auxiliary logits wait here between forward and loss: algorithms expect an output of one tensor.
         self._auxiliary_logits: Tensor | None = None
+        self._frozen_norms: list[nn.Module] = []
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Train these parts of the network no more: neither their parameters nor their running statistics.
+
+        Raises:
+            UserError: the network has no such part.
+        """
+        check_parts(self.module, parts, 'model.freeze')
+        self._frozen_norms = freeze(self.module, parts)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> 'SegmentationModel':
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
 
     def forward(self, batch: Sequence[Any]) -> Tensor:
         images = batch[IMAGES]
