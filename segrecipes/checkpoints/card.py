@@ -5,22 +5,21 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from segrecipes.base.errors import UserError
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import Color, voc_colors
 from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
 from segrecipes.models.spec import SPEC_FIELDS, NetworkSpec
 
 CARD = 'model_card'  # its name in the metadata of a file
-
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """A network's spec, and the meaning of its input and output.
 
-    ``auxiliary`` says whether the weights have an auxiliary head. ``label_offset`` is the label of class 0 in a mask
-    file. ``image_size`` is the side, in pixels, the network is evaluated at; ``mean`` and ``std`` are those of RGB in
-    0…255. ``warning`` is what the dataset's row has to say with every figure.
+    ``auxiliary`` says whether the weights have an auxiliary head. ``palette`` is the RGB of each class;
+    ``label_offset`` is the label of class 0 in a mask file. ``image_size`` is the side, in pixels, the network is
+    evaluated at; ``mean`` and ``std`` are those of RGB in 0…255. ``warning`` is what the dataset's row has to say with
+    every figure.
     """
 
     network: NetworkSpec
@@ -39,7 +38,7 @@ class ModelCard:
         if len(self.class_names) != count:
             object.__setattr__(self, 'class_names', _numbered(count))
         if len(self.palette) != count:
-            object.__setattr__(self, 'palette', tuple(tuple(map(int, color)) for color in palette(count)))
+            object.__setattr__(self, 'palette', voc_colors(count))  # as before cards had one
 
     @property
     def num_classes(self) -> int:

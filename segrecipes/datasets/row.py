@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from segrecipes.base.errors import UserError
+from segrecipes.base.palette import BLACK, Color, class_colors
 
 IGNORED = 255  # a pixel that is never scored and never trained on, once a row has given labels their meaning
 ILLEGAL = 254  # a label that the row does not know
@@ -54,7 +55,7 @@ class DatasetRow:
             Where a uid matches it too, an evaluation scores each group as a whole: a patient's slices, as one volume.
         skipped: a regular expression of paths that match a glob and are no images.
         excluded: uids left out of a split.
-        colors: RGB of each class; by default those of ``base.palette``.
+        colors: RGB of each class; by default the even ones of ``base.palette``.
         channels: of its images.
         warning: what is to be said with every figure of it.
     """
@@ -69,7 +70,7 @@ class DatasetRow:
     group: str | None = None
     skipped: str | None = None
     excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    colors: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
     channels: int = 3
     warning: str = ''
     name: str = ''
@@ -77,6 +78,11 @@ class DatasetRow:
     def class_names(self, ignore_background: bool = True) -> tuple[str, ...]:
         """Of the network's classes: with ``ignore_background=False`` what lies below the first label is one more."""
         return self.classes if ignore_background else (*('other',) * self.label_offset, *self.classes)
+
+    def class_colors(self, ignore_background: bool = True) -> tuple[Color, ...]:
+        """Of the same classes, their RGB."""
+        own = self.colors if ignore_background or not self.colors else (*(BLACK,) * self.label_offset, *self.colors)
+        return class_colors(self.class_names(ignore_background), own)
 
     @property
     def label_offset(self) -> int:

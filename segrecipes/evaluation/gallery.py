@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from composer.utils import dist
 from PIL import Image
 
 from segrecipes.base.files import replaced, write_text
-from segrecipes.base.palette import indexed_png
+from segrecipes.base.palette import Color, indexed_png
 from segrecipes.base.run_files import IMAGE_SCORES, IMAGES, PICTURES
 from segrecipes.datasets.row import IGNORED
 from segrecipes.evaluation.scores import defined, figure
@@ -50,8 +50,7 @@ class Gallery:
         per_group: pictures kept of each of ``GROUPS``.
     """
 
-    def __init__(self, num_classes: int, per_group: int = 6):
-        self.num_classes = num_classes
+    def __init__(self, per_group: int = 6):
         self.per_group = per_group
         self.scores: dict[str, tuple[float, float]] = {}  # mean IoU and pixel accuracy by uid
         self.groups: dict[str, list[Picture]] = {name: [] for name in GROUPS}
@@ -89,7 +88,7 @@ class Gallery:
                 group = sorted([*self.groups[name], picture], key=lambda kept, key=key: key(kept.mean_iou, kept.uid))
                 self.groups[name] = group[: self.per_group]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, colors: Sequence[Color]) -> None:
         """``image_scores.csv`` of all images, ``images.json`` and ``images/`` of the pictures kept."""
         pictures = {picture.uid: picture for group in self.groups.values() for picture in group}
         entries, kept = [], set()
@@ -101,7 +100,7 @@ class Gallery:
                 Image.fromarray(picture.image).save(partial, quality=90)
             for part in ('truth', 'prediction'):
                 with replaced(folder / files[part]) as partial:
-                    indexed_png(getattr(picture, part), self.num_classes).save(partial)
+                    indexed_png(getattr(picture, part), colors).save(partial)
             groups = [group for group, members in self.groups.items() if uid in {member.uid for member in members}]
             scores = {'mean_iou': defined(picture.mean_iou), 'pixel_accuracy': defined(picture.pixel_accuracy)}
             entries.append({'uid': uid, 'groups': groups, **scores, **files})

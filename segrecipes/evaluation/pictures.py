@@ -6,22 +6,30 @@ from pathlib import Path
 import numpy as np
 
 from segrecipes.base.files import replaced
-from segrecipes.base.palette import colorize, palette
+from segrecipes.base.palette import STRIPES, Color, colorize
 from segrecipes.datasets.row import IGNORED
 from segrecipes.evaluation.gallery import Picture
+from segrecipes.evaluation.overlay import legend, overlay
+
+BLEND = 0.7  # of a grid, where the image itself is beside it
 
 
-def side_by_side(picture: Picture) -> np.ndarray:
+def side_by_side(picture: Picture, colors: Sequence[Color]) -> np.ndarray:
     """(H, 3 W, 3) uint8: image, truth and prediction."""
-    return np.hstack([picture.image, colorize(picture.truth), colorize(picture.prediction)])
+    return np.hstack([picture.image, colorize(picture.truth, colors), colorize(picture.prediction, colors)])
 
 
-def save_predictions(path: Path, pictures: Sequence[Picture], class_names: Sequence[str], title: str = '') -> None:
+def save_predictions(
+    path: Path, pictures: Sequence[Picture], class_names: Sequence[str], colors: Sequence[Color], title: str = ''
+) -> None:
     """Write a grid of (image, truth, prediction) rows as PNG; replaces ``path`` when it is complete."""
     scored = [np.where(p.truth == IGNORED, p.truth, p.prediction) for p in pictures]
-    rows = [(p.image, colorize(p.truth), colorize(s)) for p, s in zip(pictures, scored)]
-    labels = [labels for picture in pictures for labels in (picture.truth, picture.prediction)]
-    save_grid(path, rows, ('image', 'ground truth', 'prediction'), labels, class_names, title)
+    rows = [
+        (p.image, overlay(p.image, p.truth, colors, BLEND), overlay(p.image, s, colors, BLEND))
+        for p, s in zip(pictures, scored)
+    ]
+    labels = [labels for picture, s in zip(pictures, scored) for labels in (picture.truth, s)]
+    save_grid(path, rows, ('image', 'ground truth', 'prediction'), labels, class_names, colors, title)
 
 
 def save_grid(
@@ -30,9 +38,10 @@ def save_grid(
     headings: Sequence[str],
     labels: Sequence[np.ndarray],
     class_names: Sequence[str],
+    colors: Sequence[Color],
     title: str = '',
 ) -> None:
-    """A PNG of rows of pictures, (H, W, 3) uint8 each, with a legend of the classes that occur in ``labels``."""
+    """A PNG of rows of pictures, (H, W, 3) uint8 each, with a legend of the classes in ``labels`` and their shares."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -56,10 +65,13 @@ def save_grid(
             axes[row, first + offset].imshow(picture, interpolation='nearest')
             if row == 0:
                 axes[row, first + offset].set_title(heading, fontsize=9)
-    shown = sorted({int(label) for found in labels for label in np.unique(found) if label != IGNORED})
-    colors = palette(max(shown, default=0) + 1) / 255
-    handles = [Patch(color=colors[label], label=class_names[label]) for label in shown[:24]]
-    handles.append(Patch(color='black', label='ignored'))
+    dark, light = ('#{:02x}{:02x}{:02x}'.format(*grey) for grey in STRIPES)
+    handles = [
+        Patch(facecolor=dark, edgecolor=light, hatch='//////', linewidth=0, label=text)
+        if color is None
+        else Patch(facecolor='#{:02x}{:02x}{:02x}'.format(*color), edgecolor='0.2', linewidth=0.5, label=text)
+        for text, color in legend(labels, class_names, colors)
+    ]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(9, len(handles)), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     with replaced(path) as partial:

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from segrecipes.base.files import write_text
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import Color, class_colors
 from segrecipes.base.run_files import SCORES, SCORES_TABLE
 
 
@@ -38,6 +38,10 @@ class Scores:
     batch: int = 0
     group_dice: Mapping[str, np.ndarray] = field(default_factory=dict)
     warning: str = ''
+    colors: tuple[Color, ...] = ()  # RGB of the classes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'colors', class_colors(self.class_names, self.colors))
 
     @property
     def labelled(self) -> np.ndarray:
@@ -96,12 +100,11 @@ class Scores:
         columns = {name: getattr(self, name) for name in ('iou', 'accuracy', 'pixel_share', 'predicted_share')}
         columns |= self.dice
         groups = {name: [defined(float(value)) for value in dice] for name, dice in self.group_dice.items()}
-        colors = palette(len(self.class_names)).tolist()
         return {
             **{name: getattr(self, name) for name in ('protocol', 'weights', 'epoch', 'batch', 'images')},
             **{name: defined(value) for name, value in self.summary().items()},
             'classes': [
-                {'name': name, 'color': colors[index]}
+                {'name': name, 'color': list(self.colors[index])}
                 | {column: defined(float(values[index])) for column, values in columns.items()}
                 for index, name in enumerate(self.class_names)
             ],
@@ -127,7 +130,7 @@ class Scores:
             raise ValueError(f'group_dice is not of {len(names)} classes')
         return cls(
             confusion, names, images, str(values['protocol']), str(values['weights']), epoch, batch,
-            groups, str(values.get('warning', '')),
+            groups, str(values.get('warning', '')), tuple(read_color(row['color']) for row in values['classes']),
         )  # fmt: skip
 
     def to_csv(self) -> str:
@@ -182,6 +185,11 @@ class Scores:
 def _first(names: Sequence[str], shown: int = 12) -> str:
     more = f' and {len(names) - shown} more' if len(names) > shown else ''
     return ', '.join(names[:shown]) + more
+
+
+def read_color(value: Any) -> Color:
+    red, green, blue = map(int, value)
+    return red, green, blue
 
 
 def defined(value: float) -> float | None:

@@ -3,24 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from segrecipes.base.files import replaced
 from segrecipes.base.palette import indexed_png
 from segrecipes.checkpoints.card import ModelCard
+from segrecipes.evaluation.overlay import explained
 
 
 def write(
     out: Path, name: str, image: np.ndarray, labels: np.ndarray, card: ModelCard, submission: bool = False
 ) -> None:
-    """A mask and an overlay, and the mask as ADE20K's server takes it."""
-    colors = np.array(card.palette, np.uint8)
-    overlay = cv2.addWeighted(image, 0.5, colors[labels], 0.5, 0)
+    """A mask, an overlay with a legend, and the mask as ADE20K's server takes it."""
     pictures = {
-        f'masks/{name}.png': indexed_png(labels, card.num_classes, card.palette),
-        f'overlays/{name}.jpg': Image.fromarray(overlay),
+        f'masks/{name}.png': indexed_png(labels, card.palette),
+        f'overlays/{name}.jpg': explained(image, labels, card.class_names, card.palette),
     }
     if submission:
         pictures[f'submission/{name}.png'] = Image.fromarray(labels + np.uint8(1))

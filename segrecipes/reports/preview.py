@@ -4,14 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segrecipes.base.errors import UserError
 from segrecipes.base.palette import colorize
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.loader import build_dataspec
-from segrecipes.datasets.row import IGNORED
 from segrecipes.datasets.table import get_dataset
+from segrecipes.evaluation.overlay import overlay
 from segrecipes.evaluation.pictures import save_grid
 from segrecipes.storage.audit import is_mds
 
@@ -25,7 +23,8 @@ def show_samples(out: Path, path: str, local: str | None, name: str, transform: 
         UserError: no such dataset, a setting that is not possible, or a picture that cannot be written.
     """
     check(transform)
-    classes = get_dataset(name).classes
+    row = get_dataset(name)
+    classes, colors = row.classes, row.class_colors()
     spec: Any = build_dataspec(
         path=path,
         local=local,
@@ -40,10 +39,10 @@ def show_samples(out: Path, path: str, local: str | None, name: str, transform: 
     )
     batches = [batch for batch, _ in zip(spec.dataloader, range(SHOWN))]
     samples = [(image.permute(1, 2, 0).numpy(), labels.numpy()) for (image,), (labels,), *_ in batches]
-    rows = [(image, colorize(labels), overlay(image, labels)) for image, labels in samples]
+    rows = [(image, colorize(labels, colors), overlay(image, labels, colors)) for image, labels in samples]
     title = f'{path}: {len(rows)} training samples at {transform.final_size}×{transform.final_size}'
     try:
-        save_grid(out, rows, ('image', 'mask', 'both'), [labels for _, labels in samples], classes, title)
+        save_grid(out, rows, ('image', 'mask', 'both'), [labels for _, labels in samples], classes, colors, title)
     except OSError as error:
         raise UserError(f'--show={out}: cannot be written ({error.strerror})') from error
     return len(rows)
@@ -55,9 +54,3 @@ def check(transform: TrainTransform) -> None:
             raise UserError(f'--{key.replace("_", "-")}={getattr(transform, key)} must be positive')
     if transform.min_resize_scale > transform.max_resize_scale:
         raise UserError(f'--min-resize-scale={transform.min_resize_scale} is above --max-resize-scale')
-
-
-def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The image with the colours of its classes over it; ignored pixels stay as they are."""
-    mixed = (image.astype(np.uint16) + colorize(labels)) // 2
-    return np.where((labels == IGNORED)[..., None], image, mixed).astype(np.uint8)

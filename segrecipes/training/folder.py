@@ -42,7 +42,7 @@ def model_card(cfg: Config) -> ModelCard:
         cfg.model.network,
         auxiliary=cfg.model.auxiliary_weight > 0,
         class_names=dataset.class_names(cfg.eval_dataset.ignore_background),
-        palette=dataset.colors,
+        palette=dataset.class_colors(cfg.eval_dataset.ignore_background),
         dataset=dataset.name,
         label_offset=dataset.label_offset if cfg.eval_dataset.ignore_background else 0,
         image_size=cfg.eval_dataset.final_size,

@@ -104,7 +104,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     folder = run_folder(cfg)
     results = cfg.callbacks.get('show_results', {})
     if results is not None:  # null takes them away
-        settings = {'strategy': cfg.strategy, 'dataset': cfg.eval_dataset.name}
+        settings = {'strategy': cfg.strategy, 'dataset': cfg.eval_dataset.name, 'colors': card.palette}
         results = {'folder': results_folder(cfg, str(protocol)), **settings} | results
     callbacks = [
         SeedEachBatch(),

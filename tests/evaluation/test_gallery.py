@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrecipes.base.palette import colorize, indexed_png, palette
+from segrecipes.base.palette import colorize, even_colors
 from segrecipes.evaluation.gallery import GROUPS, LONG_SIDE, Gallery
+from segrecipes.evaluation.overlay import overlay
 from segrecipes.evaluation.pictures import save_grid, save_predictions, side_by_side
 
 NUM_CLASSES = 4
+COLORS = even_colors()[10 : 10 + NUM_CLASSES]
 Seen = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # uid, image, truth, prediction
 
 
@@ -39,7 +41,7 @@ def add(gallery: Gallery, image: Seen) -> None:
 
 
 def gallery_of(images: list[Seen], per_group: int = 6) -> Gallery:
-    gallery = Gallery(NUM_CLASSES, per_group)
+    gallery = Gallery(per_group)
     for image in images:
         add(gallery, image)
     return gallery
@@ -50,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def written(gallery: Gallery, folder: Path) -> dict[str, bytes]:
-    gallery.write(folder)
+    gallery.write(folder, COLORS)
     return files(folder)
 
 
@@ -149,7 +151,7 @@ def test_any_split_over_ranks_gives_the_same_files(
 
 def test_a_rank_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = written(gathered_alone(gallery_of(IMAGES)), tmp_path / 'alone')
-    ranks = gathered([Gallery(NUM_CLASSES), gallery_of(IMAGES)], monkeypatch)
+    ranks = gathered([Gallery(), gallery_of(IMAGES)], monkeypatch)
     assert written(ranks[0], tmp_path / 'empty') == alone
 
 
@@ -161,7 +163,7 @@ def test_an_image_that_comes_twice_counts_once() -> None:
 
 
 def test_few_pictures_are_held_at_a_time() -> None:
-    gallery = Gallery(NUM_CLASSES, per_group=2)
+    gallery = Gallery(per_group=2)
     for image in IMAGES:
         add(gallery, image)
         assert all(len(group) <= 2 for group in gallery.groups.values())
@@ -254,7 +256,9 @@ def test_images_json_and_its_files(tmp_path: Path) -> None:
             with Image.open(tmp_path / entry[part]) as image:
                 assert (image.format, image.mode) == ('PNG', 'P')
                 np.testing.assert_array_equal(np.array(image), getattr(picture, part))
-                np.testing.assert_array_equal(np.array(image.convert('RGB')), colorize(getattr(picture, part)))
+                labels, shown = getattr(picture, part), np.array(image.convert('RGBA'))
+                np.testing.assert_array_equal(shown[..., 3], np.where(labels == 255, 0, 255))  # ignored is nothing
+                np.testing.assert_array_equal(shown[labels < 255, :3], np.array(COLORS)[labels[labels < 255]])
         mentioned |= {entry['image'], entry['truth'], entry['prediction']}
     assert mentioned == set(names)
     assert any(entry['mean_iou'] is None for entry in entries)  # a sample that is wholly ignored
@@ -270,7 +274,7 @@ def test_jpeg_looks_like_the_image(tmp_path: Path) -> None:
 
 def test_scores_csv(tmp_path: Path) -> None:
     gallery = gathered_alone(gallery_of(IMAGES[::-1]))
-    gallery.write(tmp_path)
+    gallery.write(tmp_path, COLORS)
     header, *rows = list(csv.reader((tmp_path / 'image_scores.csv').open(newline='')))
     assert header == ['uid', 'mean_iou', 'pixel_accuracy']
     assert [row[0] for row in rows] == [image[0] for image in IMAGES]
@@ -304,42 +308,36 @@ def test_names_with_slashes_stay_in_their_folder(tmp_path: Path) -> None:
 # Colours
 
 
-def test_colours() -> None:
-    labels = np.array([[0, 1, 149, 254, 255]], np.uint8)
-    np.testing.assert_array_equal(colorize(labels)[0], [*palette(255)[[0, 1, 149, 254]], [0, 0, 0]])
-    picture = indexed_png(np.array([[0, 149, 255]], np.uint8), 150).convert('RGB')
-    np.testing.assert_array_equal(np.array(picture)[0], [*palette(150)[[0, 149]], [0, 0, 0]])
-
-
 def test_side_by_side() -> None:
     picture = gallery_of([IMAGES[1]]).groups['best'][0]
-    row = side_by_side(picture)
+    row = side_by_side(picture, COLORS)
     height, width = picture.truth.shape
     assert (row.shape, row.dtype) == ((height, 3 * width, 3), np.uint8)
-    for index, part in enumerate((picture.image, colorize(picture.truth), colorize(picture.prediction))):
+    for index, part in enumerate(
+        (picture.image, colorize(picture.truth, COLORS), colorize(picture.prediction, COLORS))
+    ):
         np.testing.assert_array_equal(row[:, index * width : (index + 1) * width], part)
 
 
 @pytest.mark.parametrize('count', [1, 3, 4, 7])
 def test_grid(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prediction is black where nothing is labelled."""
+    """The prediction is striped where nothing is labelled."""
     drawn: dict[str, Any] = {}
 
-    def keep(path: Path, rows: Any, headings: Any, labels: Any, class_names: Any, title: str) -> None:
+    def keep(path: Path, rows: Any, headings: Any, labels: Any, *more: Any) -> None:
         drawn.update(rows=rows, headings=headings, labels=labels)
-        save_grid(path, rows, headings, labels, class_names, title)
+        save_grid(path, rows, headings, labels, *more)
 
     monkeypatch.setattr('segrecipes.evaluation.pictures.save_grid', keep)
     pictures = gallery_of(IMAGES[:count], 10).groups['sample']
-    save_predictions(tmp_path / 'new' / 'grid.png', pictures, ('sky', 'ground', 'tree', 'boat'), 'title')
+    save_predictions(tmp_path / 'new' / 'grid.png', pictures, ('sky', 'ground', 'tree', 'boat'), COLORS, 'title')
     assert drawn['headings'] == ('image', 'ground truth', 'prediction')
     assert len(drawn['rows']) == count
     for picture, (image, truth, prediction) in zip(pictures, drawn['rows']):
         np.testing.assert_array_equal(image, picture.image)
-        np.testing.assert_array_equal(truth, colorize(picture.truth))
-        ignored = picture.truth == 255
-        assert (prediction[ignored] == 0).all()
-        np.testing.assert_array_equal(prediction[~ignored], colorize(picture.prediction)[~ignored])
+        scored = np.where(picture.truth == 255, 255, picture.prediction).astype(np.uint8)
+        np.testing.assert_array_equal(truth, overlay(picture.image, picture.truth, COLORS, 0.7))
+        np.testing.assert_array_equal(prediction, overlay(picture.image, scored, COLORS, 0.7))
     with Image.open(tmp_path / 'new' / 'grid.png') as grid:
         grid.load()
         assert grid.format == 'PNG'

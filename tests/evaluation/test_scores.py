@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import even_colors
 from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.metrics import MIoU, confusion_matrix, score_predictions
 from segrecipes.evaluation.scores import Scores, comparison
@@ -219,7 +219,7 @@ def test_json(tmp_path: Path) -> None:
     assert written['confusion'] == CONFUSION.tolist()
     assert written['classes'][1] == {
         'name': 'a "tree", tall',
-        'color': palette(4)[1].tolist(),
+        'color': list(even_colors()[1]),
         'iou': pytest.approx(100 * 3 / 7),
         'accuracy': pytest.approx(60),
         'pixel_share': pytest.approx(100 * 5 / 13),
@@ -248,7 +248,7 @@ def test_the_figures_can_be_made_again_from_the_json() -> None:
     assert {name: written[name] for name in again.summary()} == again.summary()
     np.testing.assert_array_equal(again.confusion, scores.confusion)
     assert again.to_dict() == written
-    assert again.class_names == scores.class_names
+    assert (again.class_names, again.colors) == (scores.class_names, scores.colors)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import even_colors, indexed_png
 from segrecipes.config.describe import save
 from segrecipes.config.schema import Config
 from segrecipes.evaluation.scores import Scores
@@ -73,9 +73,7 @@ def make_run(folder: Path, protocol: str = 'ade20k-ss', run_name: str = RUN_NAME
         truth[:3] = 255
         prediction = np.where(rng.random(truth.shape) < 0.5, truth, 1).astype(np.uint8)
         for kind, labels in {'truth': truth, 'prediction': prediction}.items():
-            mask = Image.fromarray(labels)
-            mask.putpalette(np.vstack([palette(255), [[0, 0, 0]]]).astype(np.uint8).tobytes())
-            mask.save(pictures / f'{uid}-{kind}.png')
+            indexed_png(labels, even_colors()[: len(NAMES)]).save(pictures / f'{uid}-{kind}.png')
         files = {'image': f'images/{uid}.jpg'} | {k: f'images/{uid}-{k}.png' for k in ('truth', 'prediction')}
         entries.append({'uid': uid, 'groups': groups, 'mean_iou': iou, 'pixel_accuracy': 77.7} | files)
     (pictures.parent / 'images.json').write_text(json.dumps({'images': entries}))

@@ -24,6 +24,7 @@ from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.formats.table import FORMATS
 from segrecipes.commands import cli, predict
+from segrecipes.evaluation.overlay import explained
 from segrecipes.evaluation.protocols import ade20k_ms, ade20k_ss, mosaic_512sq, slide
 from segrecipes.evaluation.table import PROTOCOLS, get_protocol
 from segrecipes.inference.images import read_image
@@ -313,7 +314,7 @@ def test_a_turned_image_has_turned_results(checkpoint: Path, tmp_path: Path) -> 
     save_turned(stored, tmp_path / 'a.png', 6)
     run(checkpoint, tmp_path / 'a.png', out=tmp_path / 'out')
     mask, overlay = read(tmp_path / 'out/masks/a.png'), read(tmp_path / 'out/overlays/a.jpg')
-    assert mask.shape == (70, 45) and overlay.shape == (70, 45, 3)
+    assert mask.shape == (70, 45) and overlay.shape[0] > 350 and overlay.shape[1] == 320
     assert_labels(mask, reference(np.rot90(stored, -1).copy()))
 
 
@@ -384,7 +385,8 @@ def test_a_hundred_megapixels_fit_in_memory(checkpoint: Path, tmp_path: Path) ->
     (share,) = json.loads((tmp_path / 'out/shares.json').read_text())['images'].values()
     assert sum(share.values()) == pytest.approx(100, abs=0.01)
     with Image.open(tmp_path / 'out/masks/large.png') as mask, Image.open(tmp_path / 'out/overlays/large.jpg') as over:
-        assert mask.size == over.size == (10_000, 10_000)
+        assert mask.size == (10_000, 10_000)
+        assert over.width == 10_000 and 10_000 < over.height < 11_000
     assert int(done.stdout.split()[-2]) < 3_000_000  # kB
 
 
@@ -446,11 +448,10 @@ def test_what_is_written(checkpoint: Path, photos: Path, tmp_path: Path, capsys:
         assert table is not None and tuple(zip(*[iter(table)] * 3))[: len(NAMES)] == COLORS
         assert_labels(labels, reference(image))
 
-        expected = (image.astype(float) + np.array(COLORS)[labels]) / 2
+        expected = np.array(explained(image, labels, NAMES, COLORS))
         overlay = read(tmp_path / f'overlays/{name}.jpg').astype(float)
-        assert overlay.shape == image.shape
-        assert np.abs(overlay - expected).mean() < 8  # JPEG's loss; the image alone is 60 away
-        assert np.abs(image - expected).mean() > 30
+        assert overlay.shape == expected.shape
+        assert np.abs(overlay - expected).mean() < 8  # JPEG's loss
 
         counted = {label: round(100 * (labels == index).mean(), 3) for index, label in enumerate(NAMES)}
         assert shares['images'][name] == {label: share for label, share in counted.items() if share}

@@ -9,7 +9,7 @@ from helpers.checkpoint_files import IMAGES, SHAPES, assert_equal, build_mmseg, 
 from torch import Tensor, nn
 
 from segrecipes.base.errors import UserError
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import voc_colors
 from segrecipes.base.pickles import check_safe
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.fit import load_weights
@@ -91,7 +91,7 @@ def test_without_class_names_the_card_numbers_them(meta: dict[str, Any], zoo: di
     card = infer_card(ours(zoo), meta)
     assert card is not None
     assert (card.class_names[0], card.label_offset, card.dataset) == ('class 0', 0, '')
-    assert card.palette == tuple(tuple(color) for color in palette(5).tolist())
+    assert card.palette == voc_colors(5)
 
 
 def test_an_auxiliary_head_of_another_width_is_left_out(tmp_path: Path) -> None:

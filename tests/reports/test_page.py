@@ -26,7 +26,7 @@ from helpers.run_folders import (
 from PIL import Image
 
 from segrecipes.base.errors import UserError
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import even_colors, indexed_png, voc_colors
 from segrecipes.commands import cli
 from segrecipes.evaluation.gallery import Gallery
 from segrecipes.evaluation.scores import Scores
@@ -35,7 +35,7 @@ from segrecipes.reports.pictures import picture
 from segrecipes.reports.plots import plain
 from segrecipes.reports.run import read_run
 
-COLORS = palette(4).tolist()
+COLORS = [list(color) for color in even_colors()[:4]]
 
 
 @pytest.fixture
@@ -165,30 +165,71 @@ def test_pictures_are_embedded_small(run: Path):
 def test_masks_keep_their_labels_and_errors_are_the_wrong_pixels(run: Path):
     loaded = read_run(run)
     entry = picture(loaded, loaded.images[0])
-    for key in ('truth', 'prediction'):
-        with Image.open(run / f'evaluation/images/c-{key}.png') as original:
-            np.testing.assert_array_equal(np.array(embedded(entry, key)), np.array(original))
-    truth, prediction = (np.array(embedded(entry, key)) for key in ('truth', 'prediction'))
-    colors = np.array(embedded(entry, 'prediction').convert('RGB'))
-    errors = np.array(embedded(entry, 'errors').convert('RGBA'))
+    layers = {name: np.array(embedded(entry, name).convert('RGBA')) for name in ('truth', 'prediction', 'errors')}
+    outlines = np.array(embedded(entry, 'errors_lines').convert('RGBA'))
+    truth, prediction = (
+        np.array(Image.open(run / f'evaluation/images/c-{key}.png')) for key in ('truth', 'prediction')
+    )
     seen = 0
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
             wrong = truth[y, x] != 255 and truth[y, x] != prediction[y, x]
             seen += wrong
-            assert errors[y, x, 3] == (255 if wrong else 0)
+            if prediction[y, x] != 255:
+                assert layers['prediction'][y, x].tolist() == [*COLORS[prediction[y, x]], 255]
+            assert layers['errors'][y, x, 3] == (255 if wrong else 0)
             if wrong:
-                assert errors[y, x, :3].tolist() == colors[y, x].tolist() == COLORS[prediction[y, x]]
-            if truth[y, x] == 255:
-                assert np.array(embedded(entry, 'truth').convert('RGB'))[y, x].tolist() == [0, 0, 0]
-    assert seen > 50
+                assert layers['errors'][y, x, :3].tolist() == COLORS[prediction[y, x]]
+                if outlines[y, x, 3]:
+                    assert outlines[y, x, :3].tolist() == COLORS[truth[y, x]]
+            stripe = 104 if (x + y) // 2 % 2 == 0 else 168
+            color = [stripe] * 3 if truth[y, x] == 255 else COLORS[truth[y, x]]
+            assert layers['truth'][y, x].tolist() == [*color, 255]
+    assert seen > 50 and entry['ignored']
+
+
+def test_a_background_that_is_black_is_seen_through_but_for_errors(run: Path):
+    """What is taken for it must be seen."""
+    labels = np.zeros((20, 40), np.uint8)
+    labels[5:15, 5:15] = 1
+    for kind, mask in {'truth': labels, 'prediction': np.roll(labels, 5, axis=1)}.items():
+        indexed_png(mask, ((0, 0, 0), (200, 0, 0))).save(run / f'evaluation/images/c-{kind}.png')
+    loaded = read_run(run)
+    entry = picture(loaded, loaded.images[0])
+    alpha = {
+        key: np.array(embedded(entry, key).convert('RGBA'))[..., 3] // 255
+        for key in ('truth', 'truth_lines', 'prediction', 'errors', 'errors_lines')
+    }
+    np.testing.assert_array_equal(alpha['truth'], labels)
+    np.testing.assert_array_equal(alpha['prediction'], np.roll(labels, 5, axis=1))
+    np.testing.assert_array_equal(alpha['errors'], labels != np.roll(labels, 5, axis=1))
+    ring = labels.copy()
+    ring[6:14, 6:14] = 0
+    np.testing.assert_array_equal(alpha['truth_lines'], ring)
+    missed = np.array(embedded(entry, 'errors_lines').convert('RGBA'))[5, 5]
+    assert missed.tolist() == [200, 0, 0, 255]  # taken for background, in the colour of what it is
+    assert not entry['ignored']
+
+
+def test_masks_of_before_have_the_colours_they_had(run: Path):
+    """VOC's, ignored pixels black and without transparency, or no colours at all."""
+    for kind, mode in {'truth': 'P', 'prediction': 'L'}.items():
+        path = run / f'evaluation/images/c-{kind}.png'
+        mask = Image.fromarray(np.array(Image.open(path)), mode)
+        if mode == 'P':
+            mask.putpalette(np.array([*voc_colors(255), (0, 0, 0)], np.uint8).tobytes())
+        mask.save(path)
+    loaded = read_run(run)
+    entry = picture(loaded, loaded.images[0])
+    assert entry['legend'] == [(name, list(color)) for name, color in zip(NAMES[:3], voc_colors(3))]
+    assert np.array(embedded(entry, 'truth').convert('RGBA'))[0, 0].tolist() == [104, 104, 104, 255]
 
 
 def test_without_scores_masks_have_the_colours_of_their_file(run: Path):
     (run / 'evaluation/scores.json').unlink()
     loaded = read_run(run)
     entry = picture(loaded, loaded.images[0])
-    assert entry['legend'] == [(f'class {index}', palette(3)[index].tolist()) for index in range(3)]
+    assert entry['legend'] == [(f'class {index}', COLORS[index]) for index in range(3)]
 
 
 def spoil_size(path: Path) -> None:
@@ -314,15 +355,16 @@ def test_half_a_character_in_a_name(run: Path):
 def test_what_evaluations_write(tmp_path: Path):
     """The files of ``scores.py`` and ``gallery.py`` are those read here."""
     names = ('sky', 'sea')
-    gallery = Gallery(num_classes=2, per_group=1)
+    gallery = Gallery(per_group=1)
+    colors = ((1, 2, 3), (4, 5, 6))
     truth = np.array([[0, 0, 1, -1]] * 4)
     for uid, wrong, scores in (('a', 0, (100.0, 100.0)), ('b', 3, ((5 / 8 + 4 / 7) / 2 * 100, 75.0))):
         prediction = truth.clip(0)
         prediction[:wrong, 0] = 1
         pictured = np.full((4, 4, 3), 200, np.uint8), truth, prediction
         gallery.add(uid, *scores, lambda pictured=pictured: pictured)
-    Scores(np.array([[13, 3], [0, 8]]), names, 2, 'slide', 'raw', 5, 50).write(tmp_path / 'evaluation')
-    gallery.write(tmp_path / 'evaluation')
+    Scores(np.array([[13, 3], [0, 8]]), names, 2, 'slide', 'raw', 5, 50, colors).write(tmp_path / 'evaluation')
+    gallery.write(tmp_path / 'evaluation', colors)
     run = read_run(tmp_path)
     assert run.scores is not None
     np.testing.assert_allclose(run.scores.iou, [1300 / 16, 800 / 11])
@@ -330,6 +372,6 @@ def test_what_evaluations_write(tmp_path: Path):
     assert run.scores.mean_iou == pytest.approx((1300 / 16 + 800 / 11) / 2)
     assert [(entry['uid'], entry['groups'][0]) for entry in run.images] == [('b', 'worst'), ('a', 'best')]
     entry = picture(run, run.images[0])
-    assert entry['legend'] == [(name, palette(2)[index].tolist()) for index, name in enumerate(names)]
-    np.testing.assert_array_equal(np.array(embedded(entry, 'truth')), np.where(truth < 0, 255, truth))
+    assert entry['legend'] == [(name, [*color]) for name, color in zip(names, colors)]
+    np.testing.assert_array_equal(np.array(embedded(entry, 'truth')).clip(0, 254), np.where(truth < 0, 254, truth))
     np.testing.assert_allclose(run.image_ious, [100, 100 * (5 / 8 + 4 / 7) / 2], atol=0.01)

@@ -123,7 +123,7 @@ def test_flipping(run: Path, open_page: Callable[..., Any]):
     assert shown() == {'truth': 1}
     assert page.locator('.picture[data-view=truth]').count() == 3
     sizes = card.locator('img').evaluate_all('all => all.map(e => [e.naturalWidth, e.naturalHeight, e.clientWidth])')
-    assert [size[:2] for size in sizes] == [[40, 20]] * 4
+    assert [size[:2] for size in sizes] == [[40, 20]] * 7
     assert len({size[2] for size in sizes}) == 1  # one lies on the other
     for name, uids in {'Best 1': ['a'], 'Sample 1': ['b'], 'All 3': ['c', 'b', 'a'], 'Worst 2': ['c', 'b']}.items():
         page.locator('#groups').get_by_role('button', name=name).click()

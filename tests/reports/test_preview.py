@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrecipes.base.palette import palette
+from segrecipes.base.palette import colorize, even_colors
 from segrecipes.commands import cli
 from segrecipes.config.schema import Config
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.loader import build_dataspec
 from segrecipes.datasets.row import IGNORED
 from segrecipes.datasets.table import DATASETS
+from segrecipes.evaluation.overlay import overlay
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.reports import preview
-from segrecipes.reports.preview import overlay, show_samples
+from segrecipes.reports.preview import show_samples
 from segrecipes.storage.audit import audit
 from segrecipes.storage.convert import convert
 from segrecipes.storage.decode import DataError
@@ -40,7 +41,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What would be drawn, by the names of ``save_grid``'s arguments."""
     values: dict[str, Any] = {}
 
-    def save_grid(path: Path, rows: Any, headings: Any, labels: Any, class_names: Any, title: str) -> None:
+    def save_grid(path: Path, rows: Any, headings: Any, labels: Any, class_names: Any, colors: Any, title: str) -> None:
         values.update(path=path, rows=rows, headings=headings, labels=labels, class_names=class_names, title=title)
 
     monkeypatch.setattr(preview, 'save_grid', save_grid)
@@ -88,7 +89,7 @@ def test_a_grid_is_written(
         assert image.format == 'PNG'
         pixels = np.array(image.convert('RGB')).reshape(-1, 3)
     colors = {tuple(color) for color in np.unique(pixels, axis=0).tolist()}
-    used = set(map(tuple, palette(len(CLASSES)).tolist()))
+    used = set(even_colors()[: len(CLASSES)])
     assert len(colors & used) > len(CLASSES) // 2  # of the legend and of the masks
     assert len(colors) > 1000  # of the images
 
@@ -112,15 +113,14 @@ def test_the_samples_are_those_of_training(synthetic_folder: Path, shown: dict[s
     images = [image.permute(1, 2, 0).numpy() for batch in images for image in batch]
     classes = [of_image.numpy() for batch in classes for of_image in batch]
     assert len(shown['rows']) == len(images) == 12
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(CLASSES)] = palette(len(CLASSES))
+    colors = even_colors()[: len(CLASSES)]
     for (image, mask_colors, both), labels, expected, of_image in zip(
         shown['rows'], shown['labels'], images, classes, strict=True
     ):
         np.testing.assert_array_equal(image, expected)
-        np.testing.assert_array_equal(mask_colors, table[of_image])
+        np.testing.assert_array_equal(mask_colors, colorize(of_image, colors))
         np.testing.assert_array_equal(labels, of_image)
-        np.testing.assert_array_equal(both, overlay(expected, labels))
+        np.testing.assert_array_equal(both, overlay(expected, labels, colors))
     assert (np.stack(classes) == 255).any()  # padding is among them
     assert shown['path'] == tmp_path / 'grid.png'
     assert shown['headings'] == ('image', 'mask', 'both')
@@ -234,17 +234,6 @@ def test_lgg(shown: dict[str, Any]) -> None:
     assert show_samples(Path('grid.png'), str(path), None, 'lgg', TrainTransform(256, 256, 1.0, 1.0)) == 12
     assert shown['class_names'] == ('background', 'tumour')
     assert set(np.unique(np.stack(shown['labels'])).tolist()) == {0, 1}
-
-
-def test_overlay() -> None:
-    """Half the image and half the class's colour, rounded down; ignored pixels as they are."""
-    image = np.array([[[255, 254, 3], [100, 50, 0], [1, 2, 3]]], np.uint8)
-    labels = np.array([[0, 2, 255]])
-    first, third = (palette(3)[index].tolist() for index in (0, 2))
-    assert (first, third) == ([128, 0, 0], [128, 128, 0])
-    found = overlay(image, labels)
-    assert found.dtype == np.uint8
-    assert found.tolist() == [[[191, 127, 1], [114, 89, 0], [1, 2, 3]]]
 
 
 # Arguments

@@ -1,5 +1,6 @@
 """Shows what an evaluation found."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from segrecipes.algorithms.ema import EMA
 from segrecipes.base.errors import UserError
+from segrecipes.base.palette import Color
 from segrecipes.base.run_files import PREDICTIONS, metric
 from segrecipes.data.batch import UIDS
 from segrecipes.data.normalize import to_pixels
@@ -34,11 +36,18 @@ class ShowResults(Callback):
         num_images: pictures of each group: best, worst, and always the same.
         strategy: a row of ``strategy.STRATEGIES``, by which the model is wrapped.
         dataset: what is evaluated, by name or path: its groups are scored as a whole, and its warning is repeated.
+        colors: RGB of each class; by default those of ``base.palette``.
     """
 
     def __init__(
-        self, folder: str | None = None, num_images: int = 6, strategy: str = 'ddp', dataset: str | None = None
+        self,
+        folder: str | None = None,
+        num_images: int = 6,
+        strategy: str = 'ddp',
+        dataset: str | None = None,
+        colors: Sequence[Color] = (),
     ):
+        self.colors = tuple(colors)
         self.strategy = STRATEGIES[strategy]
         self.folder = folder
         self.num_images = num_images
@@ -49,9 +58,7 @@ class ShowResults(Callback):
         self._groups: Groups | None = None
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        self._gallery = (
-            Gallery(len(self.strategy.unwrapped(state.model).class_names), self.num_images) if self.folder else None
-        )
+        self._gallery = Gallery(self.num_images) if self.folder else None
         self._groups = Groups(self.row.group_of) if self.row is not None and self.row.group else None
         self._averaged = any(isinstance(algorithm, EMA) and algorithm.ema_started for algorithm in state.algorithms)
 
@@ -89,6 +96,7 @@ class ShowResults(Callback):
             state.timestamp.batch.value,
             group_dice=self._groups.dice() if self._groups is not None else {},
             warning=self.row.warning if self.row is not None else '',
+            colors=self.colors,
         )
         self.evaluations.append(scores)
         logger.log_metrics({metric(name, model.protocol): value for name, value in scores.summary().items()})
@@ -100,13 +108,13 @@ class ShowResults(Callback):
     def _write(self, folder: Path, scores: Scores, logger: Logger) -> None:
         assert self._gallery is not None
         scores.write(folder)
-        self._gallery.write(folder)
+        self._gallery.write(folder, scores.colors)
         shown = self._gallery.groups['sample']
         title = f'epoch {scores.epoch}, mIoU {scores.mean_iou:.1f}, {scores.protocol}'
         if shown:
-            save_predictions(folder / PREDICTIONS, shown, scores.class_names, title)
+            save_predictions(folder / PREDICTIONS, shown, scores.class_names, scores.colors, title)
         for picture in shown:
-            logger.log_images(side_by_side(picture), f'predictions/{picture.uid}', channels_last=True)
+            logger.log_images(side_by_side(picture, scores.colors), f'predictions/{picture.uid}', channels_last=True)
 
 
 def arrays(image: Tensor | list[Tensor], truth: Tensor, prediction: Tensor) -> Arrays:
