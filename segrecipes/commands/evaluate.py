@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segrecipes.base.errors import UserError
 from segrecipes.commands import configs
 from segrecipes.evaluation.table import NAMES, PROTOCOLS
 
@@ -27,31 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from segrecipes.config.merge import load_config
-    from segrecipes.training.evaluate import shown_results
-    from segrecipes.training.run import main
-    from segrecipes.training.trainer import close
-    from segrecipes.training.warnings import ignore_known_warnings
+    from segrecipes.api import evaluate
 
-    ignore_known_warnings()
-    evaluations: list[Scores] = []
-    for name in PROTOCOLS if arguments.protocol == 'all' else [arguments.protocol]:
-        protocol = [f'eval_protocol={name}'] if name else []
-        cfg, sources = load_config(
-            [arguments.config, 'precision=fp32', *arguments.settings, 'is_train=false', *protocol]
-        )
-        if not cfg.load_path:
-            raise UserError(
-                'load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'
-            )
-        if arguments.out:
-            settings = cfg.callbacks.get('show_results') or {}
-            cfg.callbacks['show_results'] = settings | {'folder': f'{arguments.out}/{cfg.eval_protocol}'}
-        trainer = main(cfg, sources)
-        close(trainer)
-        results = shown_results(trainer)
-        evaluations += results.evaluations if results else []
-    show(evaluations)
+    show(evaluate(arguments.config, arguments.settings, protocol=arguments.protocol, out=arguments.out))
 
 
 def show(evaluations: 'Sequence[Scores]') -> None:

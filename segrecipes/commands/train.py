@@ -12,36 +12,23 @@ from typing import TYPE_CHECKING
 from segrecipes.commands import configs
 
 if TYPE_CHECKING:
-    from composer import Trainer
-
-    from segrecipes.config.schema import Config
+    from segrecipes.api import RunResult
 
 add_arguments = configs.add_arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from segrecipes.config.merge import load_config
-    from segrecipes.training.run import main
-    from segrecipes.training.trainer import close
-    from segrecipes.training.warnings import ignore_known_warnings
+    from segrecipes.api import train
 
-    cfg, sources = load_config([arguments.config, *arguments.settings])
-    ignore_known_warnings()
-    trainer = main(cfg, sources)
-    close(trainer)
-    summarize(cfg, trainer)
+    summarize(train(arguments.config, arguments.settings))
 
 
-def summarize(cfg: 'Config', trainer: 'Trainer') -> None:
+def summarize(result: 'RunResult') -> None:
     """The last evaluation, or all of a run that only evaluates, and where everything is."""
     from segrecipes.commands.evaluate import show
     from segrecipes.training.device import say
-    from segrecipes.training.evaluate import shown_results
 
-    results = shown_results(trainer)
-    if results is None:
-        return
-    show(results.evaluations[-1:] if cfg.is_train else results.evaluations)
-    for what, folder in {'results': results.folder, 'checkpoints': cfg.save_folder if cfg.is_train else None}.items():
+    show(result.evaluations[-1:] if result.config.is_train else result.evaluations)
+    for what, folder in {'results': result.results, 'checkpoints': result.folder}.items():
         if folder:
-            say(f'{what}: {folder.format(run_name=trainer.state.run_name)}')
+            say(f'{what}: {folder}')

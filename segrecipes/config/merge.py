@@ -4,7 +4,8 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -14,6 +15,7 @@ from segrecipes.config.check import check
 from segrecipes.config.dataset import name_datasets, read_dataset_layer, with_num_classes
 from segrecipes.config.layers import available, layer_file, one_line, read_yaml, yaml_file
 from segrecipes.config.schema import Config, DatasetConfig
+from segrecipes.config.settings import ARGUMENTS, COMMAND_LINE, Settings, as_layer
 
 # What an evaluation has for itself: every image is scored once, in order
 NOT_INHERITED = ('drop_last', 'shuffle')
@@ -32,18 +34,24 @@ def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
     """
     if not argv or '=' in argv[0]:
         raise UserError('the first argument must be a yaml config, such as yamls/deeplabv3.yaml')
-    for argument in argv[1:]:
-        if '=' not in argument:
-            raise UserError(f"'{argument}' is not of the form key=value, such as max_duration=10ep")
-    try:
-        command_line = OmegaConf.from_dotlist(list(argv[1:]))
-    except Exception as error:  # yaml's own errors on a value that is not yaml
-        raise UserError(f'command line: {one_line(error)}') from error
-    return merge(read_yaml(yaml_file(argv[0])), command_line, name=argv[0])
+    return load(argv[0], argv[1:])
+
+
+def load(config: str | Path | Mapping[str, Any], *settings: Settings) -> tuple[Config, dict[str, str]]:
+    """:func:`load_config` of a yaml or a mapping, and what is set over it: the later of ``settings`` wins."""
+    is_mapping = isinstance(config, Mapping)
+    given = as_layer(config) if is_mapping else read_yaml(yaml_file(str(config)))
+    over = ARGUMENTS if any(isinstance(layer, Mapping) for layer in settings) else COMMAND_LINE
+    merged = cast(DictConfig, OmegaConf.merge({}, *map(as_layer, settings)))
+    return merge(given, merged, name='config' if is_mapping else str(config), over=over)
 
 
 def merge(
-    given: DictConfig | Mapping[Any, Any], command_line: DictConfig | None = None, *, name: str = 'config'
+    given: DictConfig | Mapping[Any, Any],
+    command_line: DictConfig | None = None,
+    *,
+    name: str = 'config',
+    over: str = COMMAND_LINE,
 ) -> tuple[Config, dict[str, str]]:
     """Merge a yaml's content and a command line over the schema; see :func:`load_config`."""
     given = given if isinstance(given, DictConfig) else OmegaConf.create(dict(given))
@@ -64,8 +72,8 @@ def merge(
         (name, given),
         (recipe_file, recipe),
         (f'{name}: {recipe_name}', block),
-        (f'command line: {recipe_name}', command_block),
-        ('command line', command_line),
+        (f'{over}: {recipe_name}', command_block),
+        (over, command_line),
     ):
         config = _merge_layer(config, layer, source)
         sources |= dict.fromkeys(_leaves(layer), source)

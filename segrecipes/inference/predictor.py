@@ -41,6 +41,7 @@ class Predictor:
         device: str | None = None,
         trust: bool = False,
     ):
+        self.path = path
         form = next((row for row in FORMATS.values() if row.suffix == Path(path).suffix and row.is_program), None)
         self.network: Network
         if form is not None:

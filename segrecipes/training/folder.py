@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from composer import Trainer
+from composer.callbacks import CheckpointSaver
 from composer.utils import dist
 
 from segrecipes.base.run_files import CONFIG, EVALUATION
@@ -10,6 +12,7 @@ from segrecipes.checkpoints.card import ModelCard
 from segrecipes.config.describe import save
 from segrecipes.config.schema import Config
 from segrecipes.datasets.table import get_dataset
+from segrecipes.training.callbacks.best import BestCheckpoint
 
 
 def results_folder(cfg: Config, protocol: str) -> str | None:
@@ -48,3 +51,15 @@ def model_card(cfg: Config) -> ModelCard:
         image_size=cfg.eval_dataset.final_size,
         warning=dataset.warning,
     )
+
+
+def best_checkpoint(trainer: Trainer, folder: str) -> str | None:
+    """The checkpoint of the best evaluation in a run's ``folder``, a path or a URL, or else the latest; None: neither."""
+    callbacks = trainer.state.callbacks
+    savers = [callback.saver for callback in callbacks if isinstance(callback, BestCheckpoint)]
+    for saver in (*savers, *(callback for callback in callbacks if isinstance(callback, CheckpointSaver))):
+        assert saver.latest_filename is not None
+        name = saver.latest_filename.filename.format(rank=0)
+        if saver.all_saved_checkpoints_to_timestamp if '://' in folder else (Path(folder) / name).exists():
+            return f'{folder}/{name}'
+    return None

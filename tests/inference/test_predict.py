@@ -701,16 +701,16 @@ REFUSED = {
         '{checkpoint} {photos} --weights emma',
         "weights=emma is not known. Did you mean 'ema'? Legal: best, ema, raw.",
     ),
-    'size 0': ('{checkpoint} {photos} --size 0', '--size=0 must be 1 or more pixels'),
+    'size 0': ('{checkpoint} {photos} --size 0', 'size=0 must be 1 or more pixels'),
     'unknown protocol': (
         '{checkpoint} {photos} --protocol ade20k-sss',
-        f"--protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(LEGAL)}.",
+        f"protocol=ade20k-sss is not known. Did you mean 'ade20k-ss'? Legal: {', '.join(LEGAL)}.",
     ),
     'a protocol and --slide': (
         '{checkpoint} {photos} --protocol ade20k-ms --slide',
         '--slide is --protocol slide; --protocol=ade20k-ms is given too',
     ),
-    'size below 0': ('{checkpoint} {photos} --slide --size -5', '--size=-5 must be 1 or more pixels'),
+    'size below 0': ('{checkpoint} {photos} --slide --size -5', 'size=-5 must be 1 or more pixels'),
 }
 
 

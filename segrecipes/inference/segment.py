@@ -1,0 +1,77 @@
+"""Many images through one network, and what is written of them."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from segrecipes.base.errors import UserError, unknown_name
+from segrecipes.base.files import write_text
+from segrecipes.evaluation.protocols import EvalProtocol
+from segrecipes.evaluation.table import NAMES, USUAL, get_protocol
+from segrecipes.inference.images import find_images, name_images, read_image
+from segrecipes.inference.outputs import class_shares, write
+from segrecipes.inference.predictor import Predictor
+
+
+def segment(
+    predictor: Predictor,
+    images: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    submission: bool = False,
+    on_error: Callable[[str, Exception], None] | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The name of each image and its (H, W) uint8 class indices, one by one; see :func:`segrecipes.predict`.
+
+    Raises:
+        UserError: there are no such images, or ``out`` cannot be written; without ``on_error`` also an image that
+            cannot be read.
+    """
+    named = name_images(find_images([str(image) for image in images]))
+    if out is not None:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'out={out}: cannot be written ({error.strerror})') from error
+    shares, failed = {}, {}
+    for name, path in tqdm(named.items(), unit='image', disable=not sys.stderr.isatty()):
+        try:
+            image = read_image(path)
+            labels = predictor(image)
+            if out is not None:
+                write(Path(out), name, image, labels, predictor.card, submission)
+        except (UserError, OSError) as error:
+            if on_error is None:
+                raise error if isinstance(error, UserError) else UserError(f'{path}: {error}') from error
+            failed[name] = str(error)
+            on_error(name, error)
+            continue
+        shares[name] = class_shares(labels, predictor.card.class_names)
+        yield name, labels
+    if out is not None:
+        settings = {'checkpoint': str(predictor.path), 'protocol': str(predictor.protocol)}
+        found = json.dumps({**settings, 'images': shares, 'failed': failed}, indent=1)
+        write_text(Path(out) / 'shares.json', found + '\n')
+
+
+def choose_protocol(
+    name: str | None, size: int | None, usual_size: int, *, ms: bool = False, flip: bool = False
+) -> EvalProtocol:
+    """A row of the table, and what is added to it: six scales, the mirrored image."""
+    if size is not None and size < 1:
+        raise UserError(f'size={size} must be 1 or more pixels')
+    name = name or USUAL
+    if name not in NAMES:
+        raise unknown_name('protocol', name, NAMES)
+    protocol = get_protocol(name, size or usual_size)
+    ratios = get_protocol('ade20k-ms').ratios
+    if ms and protocol.ratios != ratios:
+        protocol = replace(protocol, name=f'{protocol.name}+ms', ratios=ratios)
+    if flip and not protocol.flip:
+        protocol = replace(protocol, name=f'{protocol.name}+flip', flip=True)
+    return protocol
