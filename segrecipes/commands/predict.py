@@ -54,9 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         failed.append(name)
         tqdm.write(f'left out: {error}', file=sys.stderr)
 
-    found = segment(
-        predictor, arguments.images, out=arguments.out, submission=arguments.submission, on_error=left_out
-    )
+    found = segment(predictor, arguments.images, out=arguments.out, submission=arguments.submission, on_error=left_out)
     count = sum(1 for _ in found)
     print(f'{count} images segmented: {arguments.out}')
     if failed:
