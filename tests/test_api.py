@@ -21,6 +21,7 @@ RUN = {
     'eval_interval': '2ba',
     'save_interval': '2ba',
     'algorithms': {'ema': {'half_life': '1ba', 'update_interval': '1ba'}},
+    'precision': 'fp32',  # as evaluate has it
 }
 
 
@@ -38,12 +39,12 @@ def trained(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ru
 def test_train_returns_what_it_wrote(trained: RunResult) -> None:
     folder = Path(trained.folder or '')
     assert (trained.run_name, folder.name) == ('first', 'first')
-    assert trained.checkpoint is not None and trained.checkpoint == f'{folder}/best-rank0.pt'
-    assert Path(trained.checkpoint).is_file()
+    assert trained.checkpoint == f'{folder}/best-rank0.pt'
+    assert (folder / 'best-rank0.pt').is_file()
     assert trained.results == f'{folder}/evaluation'
     assert [scores.batch for scores in trained.evaluations] == [2]
-    assert trained.results is not None and trained.scores is trained.evaluations[0]
-    written = Scores.from_dict(json.loads(Path(trained.results, 'scores.json').read_text()))
+    assert trained.scores is not None and trained.scores is trained.evaluations[0]
+    written = Scores.from_dict(json.loads(Path(f'{trained.results}/scores.json').read_text()))
     np.testing.assert_array_equal(trained.scores.confusion, written.confusion)
     assert trained.config.max_duration == '2ba'
     assert 'max_duration: 2ba' in (folder / 'config.yaml').read_text()

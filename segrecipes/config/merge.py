@@ -32,14 +32,14 @@ def load_config(argv: Sequence[str]) -> tuple[Config, dict[str, str]]:
     Raises:
         UserError: no yaml, an unknown key, a value of the wrong type, an unknown recipe.
     """
-    if not argv or '=' in argv[0]:
-        raise UserError('the first argument must be a yaml config, such as yamls/deeplabv3.yaml')
-    return load(argv[0], argv[1:])
+    return load(argv[0] if argv else '', argv[1:])
 
 
 def load(config: str | Path | Mapping[str, Any], *settings: Settings) -> tuple[Config, dict[str, str]]:
     """:func:`load_config` of a yaml or a mapping, and what is set over it: the later of ``settings`` wins."""
     is_mapping = isinstance(config, Mapping)
+    if not is_mapping and (not config or '=' in str(config)):
+        raise UserError('the first argument must be a yaml config, such as yamls/deeplabv3.yaml')
     given = as_layer(config) if is_mapping else read_yaml(yaml_file(str(config)))
     over = ARGUMENTS if any(isinstance(layer, Mapping) for layer in settings) else COMMAND_LINE
     merged = cast(DictConfig, OmegaConf.merge({}, *map(as_layer, settings)))

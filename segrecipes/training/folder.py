@@ -54,7 +54,7 @@ def model_card(cfg: Config) -> ModelCard:
 
 
 def best_checkpoint(trainer: Trainer, folder: str) -> str | None:
-    """In a run's ``folder``, a path or a URL, the checkpoint of the best evaluation, or else the latest, or else None."""
+    """In a run's ``folder``, a path or a URL, the checkpoint of the best evaluation, or else the latest, if any."""
     callbacks = trainer.state.callbacks
     savers = [callback.saver for callback in callbacks if isinstance(callback, BestCheckpoint)]
     for saver in (*savers, *(callback for callback in callbacks if isinstance(callback, CheckpointSaver))):
