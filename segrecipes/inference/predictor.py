@@ -14,12 +14,16 @@ from segrecipes.data.sample import to_tensor
 from segrecipes.evaluation.protocols import EvalProtocol
 from segrecipes.evaluation.table import USUAL, get_protocol
 from segrecipes.evaluation.views import Network
+from segrecipes.inference.hub import OnHub
 from segrecipes.inference.images import read_image
 from segrecipes.models.network import for_inference
 
 
-class Predictor:
+class Predictor(OnHub):
     """A trained network as a function of an image: ``Predictor('best-rank0.pt')(image)``.
+
+    ``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` keep it in a folder or a repository of the Hugging Face
+    Hub: :mod:`segrecipes.inference.hub`.
 
     Args:
         path: a checkpoint with a model card, mmsegmentation's of the usual networks, or an exported .onnx or .pt2 file.
@@ -41,7 +45,7 @@ class Predictor:
         device: str | None = None,
         trust: bool = False,
     ):
-        self.path = path
+        self.source = {'path': path, 'weights': weights, 'trust': trust}
         form = next((row for row in FORMATS.values() if row.suffix == Path(path).suffix and row.is_program), None)
         self.network: Network
         if form is not None:
@@ -51,7 +55,7 @@ class Predictor:
             self.card, self.network = read_card(path), load_exported(path)
         else:
             self.device = find_device(device)
-            self.card, network = load_network(path, weights, trust)
+            self.card, network = load_network(**self.source)
             self.network = for_inference(network).to(self.device).logits
         self.protocol = protocol or get_protocol(USUAL, self.card.image_size)
 
