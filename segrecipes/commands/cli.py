@@ -3,7 +3,7 @@
 
 Verbs that run a config take a yaml and ``key=value``; verbs that take files take paths and ``--flags``. A verb is a
 file beside this one with ``add_arguments(parser)``, ``run(arguments)``, and a docstring that ``--help`` shows;
-``convert coco`` is ``convert_coco.py``. None of them imports torch before it has work to do.
+``data init`` is ``data_init.py``. None of them imports torch before it has work to do.
 """
 
 import argparse
@@ -24,6 +24,7 @@ VERBS = {
     'export': 'write a network as ONNX, torch.export or safetensors',
     'report': 'write one page about a run, or compare several',
     'data': 'check a dataset, or draw its augmented samples',
+    'data init': 'describe pictures of your own in a dataset.yaml',
     'convert': 'turn a dataset into MDS shards, on disk or on S3',
     'convert coco': "draw the masks of COCO's instances",
     'download': 'fetch ADE20K',

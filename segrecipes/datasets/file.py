@@ -238,7 +238,7 @@ def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None, path: str 
         'ignored': sorted(row.ignored),
         'splits': {name: _split_to_yaml(split) for name, split in row.splits.items()},
         'mask': list(row.mask),
-        'uid': row.uid,
+        'uid': None if row.uid == UID else row.uid,
         'group': row.group,
         'skipped': row.skipped,
         'excluded': {split: sorted(uids) for split, uids in row.excluded.items()},

@@ -38,7 +38,7 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
     root, images = split_folder(path, split, row)
     mask_in = cache(_masks)
     pairs: dict[str, Pair] = {}
-    names = _names(root, row, row.splits[split])
+    names = image_names(root, row, row.splits[split])
     for name in row.part(split, names):
         image, uid = root / name, uid_of(row, name)
         if uid in row.excluded.get(split, ()):
@@ -97,7 +97,7 @@ def _fixed(pattern: str) -> Iterator[str]:
         yield part
 
 
-def _names(root: Path, row: DatasetRow, split: Split) -> list[str]:
+def image_names(root: Path, row: DatasetRow, split: Split) -> list[str]:
     """Paths below ``root`` of the images of a split."""
     names = sorted(path.relative_to(root).as_posix() for path in root.glob(split.images))
     if split.listed is not None:
