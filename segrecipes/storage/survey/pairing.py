@@ -31,6 +31,7 @@ _WORD = '|'.join(sorted((*MASK_WORDS, *IMAGE_WORDS), key=len, reverse=True))
 _HEAD = re.compile(rf'(?i)(?:{_WORD})(?:[_\-. ]|(?=\d))')
 _TAIL = re.compile(rf'[_\-. ](?:(?i:{_WORD})\d?|{"|".join(MASK_ENDS)})$')
 _TOKEN = re.compile(r'leftImg8bit|[A-Za-z]+?(?=annot(?![A-Za-z]))|[A-Za-z]+|\d+|.')
+_BARE = re.compile(r'([/_\-. ]*)(.*?)([/_\-. ]*)')  # what is between separators
 
 MOST_LOOKED_AT = 200  # masks whose image is searched for; what they agree on is then applied to all
 MOST_LABELS = 32  # in a picture that looks like a mask
@@ -205,21 +206,19 @@ def rule_between(image: str, mask: str) -> tuple[str, str]:
     blocks = [block for block in SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks() if block.size]
     pattern, replacement, a, b, groups = '^', '', 0, 0, 0
     for index, block in enumerate(blocks):
-        removed, added = ''.join(old[a : block.a]), ''.join(new[b : block.b])
-        pattern, replacement = pattern + re.escape(removed), replacement + added
+        is_last = index + 1 == len(blocks)
+        # Nothing stands here between two groups: what ends the one is that a part of the path ends
+        is_open = (index > 0 and block.a == a) or (not is_last and blocks[index + 1].a == block.a + block.size)
+        pattern += re.escape(''.join(old[a : block.a]))
+        replacement += ''.join(new[b : block.b])
         a, b = block.a + block.size, block.b + block.size
-        same = ''.join(old[block.a : a])
-        start, middle, end = re.fullmatch(r'([/_\-. ]*)(.*?)([/_\-. ]*)', same).groups()  # type: ignore[union-attr]
-        # Where nothing stands between two groups, what separates them is found by a part of the path that has no other
-        following = blocks[index + 1].a if index + 1 < len(blocks) else len(old)
-        inserted = (index and not removed) or (following == a and index + 1 < len(blocks))
-        if middle:
+        start, same, end = _BARE.fullmatch(''.join(old[block.a : a])).groups()  # type: ignore[union-attr]
+        group, reference = '', ''
+        if same:
             groups += 1
-            group = r'([^/]+)' if inserted and '/' not in middle else '(.+)'
-            middle, reference = group, rf'\{groups}'
-        else:
-            reference = ''
-        pattern += re.escape(start) + middle + re.escape(end)
+            group = '([^/]+)' if is_open and '/' not in same else '(.+)'
+            reference = rf'\{groups}' if end or not ''.join(new[b:])[:1].isdigit() else rf'\g<{groups}>'
+        pattern += re.escape(start) + group + re.escape(end)
         replacement += start + reference + end
     pattern += re.escape(''.join(old[a:])) + r'\.\w+$'
     replacement += ''.join(new[b:]) + PurePosixPath(mask).suffix
@@ -234,7 +233,7 @@ def apply(rule: tuple[str, str], images: Iterable[str], masks: Collection[str]) 
 
 def mask_pattern(rule: tuple[str, str]) -> str:
     """A regular expression, but for its ``^``, of the paths that a rule leads to."""
-    parts = re.split(r'\\\d', rule[1])
+    parts = re.split(r'\\\d|\\g<\d>', rule[1])
     return '.+'.join(map(re.escape, parts)) + '$'
 
 
@@ -271,8 +270,8 @@ def common_parts(names: Iterable[str]) -> tuple[str, ...]:
 
 def spread(names: Sequence[str], count: int) -> list[str]:
     """At most so many of them, evenly from all."""
-    places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    return [names[place] for place in places.tolist()]
+    places: list[int] = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int).tolist()
+    return [names[place] for place in places]
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> int:
