@@ -13,7 +13,7 @@ from segrecipes.base.errors import UserError
 from segrecipes.datasets.row import IGNORED, MOST_CLASSES, ranges
 from segrecipes.storage.decode import UNREADABLE, DataError, decode_mask
 from segrecipes.storage.survey.names import Names
-from segrecipes.storage.survey.pairing import spread
+from segrecipes.storage.survey.pictures import spread
 
 MOST_READ = 500
 BLURRED = 32  # labels between two extremes: edges that were smoothed, or JPEG

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from segrecipes.storage.decode import UNREADABLE
-from segrecipes.storage.survey.pairing import spread
+from segrecipes.storage.survey.pictures import spread
 
 MOST_READ = 50
 LARGEST = 512  # pixels of a side that a first run trains on

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from segrecipes.base.errors import UserError
 from segrecipes.datasets.row import DatasetRow, Split, uid_of
-from segrecipes.storage.survey.pairing import by_folder
+from segrecipes.storage.survey.pictures import by_folder
 
 WORDS = {
     'train': ('train', 'training'),

@@ -11,7 +11,8 @@ from segrecipes.datasets.row import IGNORED, DatasetRow, Split, ranges, uid_of
 from segrecipes.storage.folders import find_pairs, image_names
 from segrecipes.storage.survey.labels import Found, propose, read_labels
 from segrecipes.storage.survey.names import find_names
-from segrecipes.storage.survey.pairing import Pairing, find_pairing, mask_pattern
+from segrecipes.storage.survey.pairing import Pairing, find_pairing
+from segrecipes.storage.survey.rule import mask_pattern
 from segrecipes.storage.survey.sizes import BATCH, LARGEST, STRIDE, Sizes, read_sizes, suggest
 from segrecipes.storage.survey.splits import find_division
 
