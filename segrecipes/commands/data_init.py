@@ -12,8 +12,8 @@ from pathlib import Path
 from segrecipes.base.errors import UserError
 from segrecipes.base.files import write_text
 from segrecipes.datasets.file import FILE, read_file, to_yaml
-from segrecipes.evaluation.table import USUAL
 
+PROTOCOL = 'fit-ss'  # the image keeps its ratio, and its own mask is scored
 HEADER = '# segrecipes data init found this; the keys below are yours to edit.\n'
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         if what:
             decisions.append(f'# {what:<8} {text}\n')
 
-    row, config = survey(path, arguments.name or path.resolve().name, USUAL, say)
+    row, config = survey(path, arguments.name or path.resolve().name, PROTOCOL, say)
     try:
         write_text(file, f'{HEADER}{"".join(decisions)}\n{to_yaml(row, config)}')
     except OSError as error:

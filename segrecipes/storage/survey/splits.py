@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from segrecipes.base.errors import UserError
-from segrecipes.datasets.row import DatasetRow, Split, uid_of
+from segrecipes.datasets.row import DatasetRow, Split, place, uid_of
 from segrecipes.storage.survey.pictures import by_folder
 
 WORDS = {
@@ -129,16 +129,17 @@ def by_share(images: Sequence[str], row: DatasetRow) -> Division:
     """Shares by the hash of each name, or of its group; near enough to four fifths in images, not in names alone."""
     group, why = group_of(images)
     row = replace(row, group=group)
-    tried = sorted((place / 100 for place in range(1, 100)), key=lambda place: abs(place - SHARE))
-    validating = {place: sum(row.in_share(name, uid_of(row, name), (place, 1.0)) for name in images) for place in tried}
-    split = [place for place in tried if 0 < validating[place] < len(images)]
-    if not split:
+    places = [place(row.group_of(name) or uid_of(row, name)) for name in images]
+    starts = sorted((start / 100 for start in range(1, 100)), key=lambda start: abs(start - SHARE))
+    validating = {start: sum(where >= start for where in places) for start in starts}
+    legal = [start for start in starts if 0 < validating[start] < len(images)]
+    if not legal:
         raise UserError(f'{len(images)} images cannot be split by share: {why}. Make folders train and val of them')
-    near = [place for place in split if NEAR[0] <= validating[place] / len(images) <= NEAR[1]]
-    place = near[0] if near else min(split, key=lambda place: abs(validating[place] / len(images) - 1 + SHARE))
+    near = [start for start in legal if NEAR[0] <= validating[start] / len(images) <= NEAR[1]]
+    start = near[0] if near else min(legal, key=lambda start: abs(validating[start] / len(images) - 1 + SHARE))
     pattern = glob_of(images)
-    splits = {'train': Split(pattern, share=(0.0, place)), 'val': Split(pattern, share=(place, 1.0))}
-    moved = '' if place == SHARE else f'; at {place} and not at {SHARE}, for about a fifth of the images to validate'
+    splits = {'train': Split(pattern, share=(0.0, start)), 'val': Split(pattern, share=(start, 1.0))}
+    moved = '' if start == SHARE else f'; at {start} and not at {SHARE}, for about a fifth of the images to validate'
     return Division(splits, f'no folder and no list says it: shares by a hash of the name; {why}{moved}', group)
 
 

@@ -78,8 +78,8 @@ def excluded(
     """The uids of images without a mask, and those that are given, by split."""
     found = {}
     for split, images in row.splits.items():
-        uids = {name: uid_of(row, name) for name in image_names(root, row, images) if name not in pairing.pairs}
-        unmasked = {uid for name, uid in uids.items() if row.in_share(name, uid, images.share)}
+        names = row.part(split, image_names(root, row, images))
+        unmasked = frozenset(uid_of(row, name) for name in names if name not in pairing.pairs)
         found[split] = given.get(split, frozenset()) | unmasked
     return {split: uids for split, uids in found.items() if uids}
 

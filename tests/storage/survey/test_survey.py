@@ -58,6 +58,7 @@ def test_layout(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         'base_size': 40, 'final_size': 32, 'keep_ratio': True, 'batch_size': batch_size,
     }  # fmt: skip
     assert config['eval_dataset'] == {'final_size': 40}
+    assert config['eval_protocol'] == 'fit-ss'
     printed = capsys.readouterr().out
     for what in ('pairs', 'splits', 'labels', 'classes', 'sizes', 'config', 'images'):
         assert re.search(rf'^{what} ', printed, re.MULTILINE), what
