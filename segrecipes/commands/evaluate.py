@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segrecipes.commands import configs
-from segrecipes.evaluation.table import NAMES, PROTOCOLS
+from segrecipes.evaluation.table import NAMES
 
 if TYPE_CHECKING:
     from segrecipes.evaluation.scores import Scores
