@@ -34,6 +34,7 @@ class DatasetConfig:
     keep_ratio: bool = False
     final_size: int = 512
     ignore_background: bool = True
+    pad_to_square: bool = False  # before all else, on both sides; what is added is ignored
     window_stride: int | None = None  # of eval_protocol=slide, in pixels; None: two thirds of final_size
     batch_size: int = 128  # global: over all ranks
     drop_last: bool = True

@@ -154,6 +154,16 @@ def _source_map(shape: tuple[int, ...], geometry: Geometry, size: int) -> np.nda
     return np.array([[scale_x, 0, first_x], [0, scale_y, first_y]])
 
 
+def squared(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) and (H, W) uint8 → both as a square around them; what is added is the mean colour, and ignored."""
+    height, width = mask.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    border = top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT
+    mean = tuple(np.round(IMAGENET_CHANNEL_MEAN).tolist())
+    return cv2.copyMakeBorder(image, *border, value=mean), cv2.copyMakeBorder(mask, *border, value=(IGNORED,))
+
+
 def fill_padding(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> None:
     """Overwrite, in place, what lies outside the resized image."""
     size = mask.shape[0]

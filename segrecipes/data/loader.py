@@ -75,6 +75,7 @@ def build_dataspec(
     local: str | None = None,
     num_classes: int | None = None,
     ignore_background: bool = True,
+    pad_to_square: bool = False,
     transform: Transform,
     collate_fn: Callable[[Sequence[Sample]], Any] = collate,
     seed: int = 17,
@@ -93,6 +94,7 @@ def build_dataspec(
         local: where streamed shards are kept.
         num_classes: refuses labels of further classes; None lets all pass.
         ignore_background: where the dataset's first class has label 1, label 0 is no class and is ignored.
+        pad_to_square: pads images before ``transform`` has them.
         transform: makes a sample: :class:`~segrecipes.data.augment.TrainTransform` or an evaluation protocol.
         collate_fn: makes a batch of samples.
         streaming: further arguments of ``streaming.StreamingDataset``.
@@ -102,7 +104,7 @@ def build_dataspec(
         UserError: the dataset cannot be found or read.
     """
     row = get_dataset(name)
-    make_sample = SampleMaker(transform, seed, row.label_map(num_classes, ignore_background))
+    make_sample = SampleMaker(transform, seed, row.label_map(num_classes, ignore_background), pad_to_square)
     sampler = None
     if is_streaming:
         from segrecipes.storage.shards import MapView, StreamingSegmentation

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrecipes.data.augment import sample_rng
+from segrecipes.data.augment import sample_rng, squared
 from segrecipes.datasets.row import CURE, ILLEGAL, ranges
 from segrecipes.storage.decode import DataError
 
@@ -25,12 +25,14 @@ Sample = tuple[Any, Tensor, str]
 class SampleMaker:
     """Decoded image and mask → the tensors of one sample.
 
-    ``label_map``, (256,) uint8, is ``DatasetRow.label_map``: the class of each label of a mask.
+    ``label_map``, (256,) uint8, is ``DatasetRow.label_map``: the class of each label of a mask. With ``pad_to_square``
+    the transform, whatever it is, has squares to work on: one that squashes them keeps their ratio.
     """
 
     transform: Transform
     seed: int
     label_map: np.ndarray
+    pad_to_square: bool = False
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, uid: str, epoch: int) -> Sample:
         """→ (3, H, W) uint8, channels last in memory, or a list of them; (H, W) uint8 classes; the uid."""
@@ -43,6 +45,8 @@ class SampleMaker:
                 f'label {illegal.max()} in the mask of sample {uid} is none of the dataset. '
                 f'Legal: {ranges(legal.tolist())}. {CURE}'
             )
+        if self.pad_to_square:
+            image, classes = squared(image, classes)
         image, classes = self.transform(image, classes, sample_rng(self.seed, epoch, uid))
         images = [to_tensor(view) for view in image] if isinstance(image, list) else to_tensor(image)
         return images, torch.from_numpy(classes), uid

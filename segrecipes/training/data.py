@@ -44,6 +44,7 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProt
         local=dataset.local,
         num_classes=cfg.model.num_classes,
         ignore_background=dataset.ignore_background,
+        pad_to_square=dataset.pad_to_square,
         transform=transform,
         collate_fn=protocol.collate if protocol else collate,
         seed=cfg.seed,

@@ -118,3 +118,34 @@ def test_views_of_a_protocol_come_as_a_list_beside_all_classes() -> None:
     assert [tuple(view.shape) for view in views] == [(3, *view.shape[:2]) for view in protocol.views(RGB)]
     assert len(views) == 6
     np.testing.assert_array_equal(classes.numpy(), FROM_ONE.label_map()[LABELS])
+
+
+@pytest.mark.parametrize(('height', 'width', 'top', 'left'), [(9, 13, 2, 0), (13, 8, 0, 2), (7, 7, 0, 0), (1, 4, 1, 0)])
+def test_padding_to_a_square(height: int, width: int, top: int, left: int) -> None:
+    """Nothing is moved or resized; what is added is the mean colour and is not scored."""
+    image, mask = RGB[:height, :width], LABELS[:height, :width] % 5
+    if (height, width) == (13, 8):
+        image, mask = RGB.transpose(1, 0, 2)[:, :8], LABELS.T[:, :8] % 5
+    side = max(height, width)
+    seen, classes, _ = SampleMaker(keep, 0, FROM_ZERO.label_map(5), True)(image, mask, 'a', 0)
+    inside = np.s_[top : top + height, left : left + width]
+    expected = np.full((side, side), 255)
+    expected[inside] = mask
+    np.testing.assert_array_equal(classes.numpy(), expected)
+    pixels = np.full((side, side, 3), (124, 116, 104))
+    pixels[inside] = image
+    np.testing.assert_array_equal(seen.permute(1, 2, 0).numpy(), pixels)
+
+
+def keep(image: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(image), np.ascontiguousarray(classes)
+
+
+def test_a_square_of_384_keeps_the_ratio() -> None:
+    """What a training and an evaluation see of 60×90 pixels: three halves of them in the middle, and no more."""
+    image = np.zeros((60, 90, 3), np.uint8)
+    mask = np.ones((60, 90), np.uint8)
+    for transform in (get_protocol('mosaic-512sq', 384), TrainTransform(384, 384, 1.0, 1.0, flip_probability=0)):
+        _, classes, _ = SampleMaker(transform, 0, FROM_ZERO.label_map(5), True)(image, mask, 'a', 0)
+        assert classes.shape == (384, 384)
+        assert (classes[64:320] == 1).all() and (classes[:63] == 255).all() and (classes[321:] == 255).all()
