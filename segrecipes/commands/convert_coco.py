@@ -5,9 +5,9 @@
 
 As a U-Net at 384 pixels, images padded to a square, is trained and scored:
 
-    segrecipes train yamls/deeplabv3.yaml dataset=./coco12 eval_protocol=mosaic-512sq train_dataset.pad_to_square=true \\
-        train_dataset.base_size=384 train_dataset.final_size=384 train_dataset.keep_ratio=false \\
-        train_dataset.min_resize_scale=1 train_dataset.max_resize_scale=1
+    segrecipes train yamls/deeplabv3.yaml dataset=./coco12 eval_protocol=mosaic-512sq \\
+        train_dataset.pad_to_square=true train_dataset.keep_ratio=false train_dataset.min_resize_scale=1 \\
+        train_dataset.max_resize_scale=1 train_dataset.base_size=384 train_dataset.final_size=384
 
 Class 0 is the background, the others are the 80 categories or the 12 super-categories in the order of COCO's ids. Small
 things lie on top of large ones, crowds are ignored, and images without annotation stay.

@@ -11,6 +11,7 @@ from helpers.runs import ROOT
 from PIL import Image
 from pycocotools import mask as rle
 
+from segrecipes.commands import convert_coco
 from segrecipes.commands.cli import main
 from segrecipes.config.merge import load_config
 from segrecipes.datasets.file import read_file
@@ -240,3 +241,17 @@ def test_a_folder_that_is_not_empty(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / 'out/mine.txt').touch()
     assert f'not empty: {tmp_path}/out' in refused(capsys, [file], images, tmp_path / 'out')
     assert [file.name for file in (tmp_path / 'out').iterdir()] == ['mine.txt']
+
+
+def test_the_view_of_a_square_with_its_padding(tmp_path: Path) -> None:
+    """The command that ``--help`` shows for a U-Net at 384 pixels is one that a run takes."""
+    file, images = write_instances(tmp_path / 'instances.json'), photograph(tmp_path / 'images')
+    main(['convert', 'coco', str(file), '--images', str(images), '--out', str(tmp_path / 'coco12')])
+    command = (convert_coco.__doc__ or '').partition('eval_protocol=')
+    words = ('eval_protocol=' + command[2].partition('\n\n')[0]).replace('\\\n', ' ').split()
+    config, _ = load_config([str(ROOT / 'yamls/deeplabv3.yaml'), f'dataset={tmp_path}/coco12', *words])
+    for dataset in (config.train_dataset, config.eval_dataset):
+        assert dataset.pad_to_square
+        assert (dataset.base_size, dataset.final_size, dataset.keep_ratio) == (384, 384, False)
+        assert (dataset.min_resize_scale, dataset.max_resize_scale) == (1, 1)
+    assert config.eval_protocol == 'mosaic-512sq'
