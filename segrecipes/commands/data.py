@@ -7,6 +7,7 @@ segrecipes data ./ade20k --show grid.png         draws augmented samples, as the
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from segrecipes.datasets.table import DATASETS, USUAL, get_dataset, locate
 
 if TYPE_CHECKING:
     from segrecipes.storage.audit import Finding
+
+MOST = 5  # names of a long list that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +56,37 @@ def run(arguments: argparse.Namespace) -> None:
 
     if row.warning:
         print(f'warning: {row.warning}')
-    faults = 0
+    findings = {}
     for split, finding in audit(path, arguments.local, row=row):
         report(split, finding, row)
-        faults += len(finding.faults)
-    if faults:
-        raise UserError(f'{faults} of the samples in {arguments.path} have a fault')
+        findings[split] = finding
+    refuse(arguments.path, findings, row)
+
+
+def refuse(path: str, findings: 'Mapping[str, Finding]', row: DatasetRow) -> None:
+    """
+    Raises:
+        UserError: samples have a fault, a label has no class, or there is nothing to learn; and what to do.
+    """
+    from segrecipes.data.check import check_seen
+
+    if faults := sum(len(finding.faults) for finding in findings.values()):
+        unknown = sum((finding.unknown for finding in findings.values()), Counter())
+        examples = {label: name for finding in findings.values() for label, name in finding.example.items()}
+        said = ', '.join(
+            f'{label} (masks with it: {count}, such as {examples[label]})' for label, count in unknown.most_common(MOST)
+        )
+        cure = (
+            f'. Labels that {row.name} does not know: {said}. A {FILE} gives each a class by labels, or leaves it out '
+            'by ignored: segrecipes data init PATH writes one'
+        )
+        raise UserError(f'{faults} of the samples in {path} have a fault{cure if unknown else ""}')
+    for split, finding in findings.items():
+        label_map = row.label_map(len(row.classes))
+        check_seen(
+            f'{path}, {split}', finding.labels > 0, finding.samples, row, label_map, row.classes,
+            is_train=split == 'train',
+        )  # fmt: skip
 
 
 def report(split: str, finding: 'Finding', row: DatasetRow, max_faults: int = 20) -> None:
@@ -80,10 +108,21 @@ def report(split: str, finding: 'Finding', row: DatasetRow, max_faults: int = 20
                 f'{finding.labels[label] / finding.labels.sum():.2%}',
             )  # fmt: skip
         console.print(table)
+        seen = {_class_name(label, row) for label in present}
+        if absent := [name for name in row.classes if name not in seen]:
+            console.print(f'classes without a pixel: {_first(absent)}', markup=False)
+    if finding.excluded:
+        console.print(
+            f'{len(finding.excluded)} images are left out by excluded: {_first(finding.excluded)}', markup=False
+        )
     for fault in finding.faults[:max_faults]:
         console.print(f'fault: {fault}', markup=False)
     if len(finding.faults) > max_faults:
         console.print(f'… and {len(finding.faults) - max_faults} more')
+
+
+def _first(names: Sequence[str]) -> str:
+    return ', '.join(names[:MOST]) + (', …' if len(names) > MOST else '')
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -47,14 +47,32 @@ def check_labels(
             )
         seen |= of_mask
         read += 1
+    check_seen(str(masks), seen, read, row, label_map, class_names, is_train=is_train)
+
+
+def check_seen(
+    where: str,
+    seen: np.ndarray,
+    read: int,
+    row: DatasetRow,
+    label_map: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    is_train: bool,
+) -> None:
+    """Whether there is something to learn in the labels, (256,) bool, that were seen in so many masks.
+
+    Raises:
+        UserError: no label with a class, or with one class only.
+    """
     present = classes_of(seen, label_map)
     found = f'the labels of its {read} masks are {ranges(np.flatnonzero(seen).tolist())}'
     its = f'The classes of dataset {row.name} are labels {ranges(np.flatnonzero(label_map < ILLEGAL).tolist())}. {CURE}'
     if not present:
-        raise UserError(f'{masks}: no pixel has a class, all are ignored: {found}. {its}')
+        raise UserError(f'{where}: no pixel has a class, all are ignored: {found}. {its}')
     if is_train and len(present) == 1:
         raise UserError(
-            f'{masks}: {class_names[present[0]]} is the only class, and there is nothing to learn: {found}. {its}'
+            f'{where}: {class_names[present[0]]} is the only class, and there is nothing to learn: {found}. {its}'
         )
 
 

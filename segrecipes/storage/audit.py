@@ -21,13 +21,23 @@ from segrecipes.storage.folders import Pair, find_pairs, has_split, split_folder
 
 @dataclass
 class Finding:
-    """What one sample, or many, are like. ``labels`` counts pixels by label, 0…255."""
+    """What one sample, or many, are like.
+
+    Args:
+        labels: pixels by label, 0…255.
+        unknown: masks by a label that is none of the dataset's.
+        example: one of those masks, by label.
+        excluded: images that the row leaves out.
+    """
 
     samples: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     image_modes: Counter[str] = field(default_factory=Counter)
     mask_modes: Counter[str] = field(default_factory=Counter)
     labels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    unknown: Counter[int] = field(default_factory=Counter)
+    example: dict[int, str] = field(default_factory=dict)
+    excluded: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def __iadd__(self, other: 'Finding') -> 'Finding':
@@ -36,6 +46,9 @@ class Finding:
         self.image_modes += other.image_modes
         self.mask_modes += other.mask_modes
         self.labels += other.labels
+        self.unknown += other.unknown
+        self.example = other.example | self.example
+        self.excluded += other.excluded
         self.faults += other.faults
         return self
 
@@ -59,8 +72,9 @@ def is_mds(path: str, *splits: str) -> bool:
 
 def check_folder(path: str, local: str | None, split: str, row: DatasetRow) -> Iterator[Finding]:
     missing: list[str] = []
-    pairs = find_pairs(path, split, row, missing)
-    yield Finding(faults=missing)
+    excluded: list[str] = []
+    pairs = find_pairs(path, split, row, missing, excluded)
+    yield Finding(faults=missing, excluded=excluded)
     with ProcessPoolExecutor() as pool:
         checks = pool.map(partial(check_pair, row=row), pairs, chunksize=16)
         yield from tqdm(checks, total=len(pairs), desc=f'checking {split}', unit='image')
@@ -100,7 +114,9 @@ def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, row: Da
     finding.mask_modes[_mode(mask)] += 1
     finding.labels = np.bincount(labels.ravel(), minlength=256)
     legal = row.label_map(len(row.classes)) != ILLEGAL
-    if illegal := [label for label in np.flatnonzero(finding.labels) if not legal[label]]:
+    if illegal := np.flatnonzero((finding.labels > 0) & ~legal).tolist():
+        finding.unknown.update(illegal)
+        finding.example |= dict.fromkeys(illegal, mask_name)
         known = ranges(np.flatnonzero(legal).tolist())
         finding.faults.append(f'label {illegal[-1]} in mask {mask_name} is none of the dataset. Legal: {known}')
     return finding

@@ -25,11 +25,17 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str] | None = None) -> list[Pair]:
+def find_pairs(
+    path: str | Path,
+    split: str,
+    row: DatasetRow,
+    missing: list[str] | None = None,
+    excluded: list[str] | None = None,
+) -> list[Pair]:
     """Every image of a split with its mask, sorted by path.
 
     ``path`` is the dataset's folder, with or without ``row.root`` inside it. With ``missing``, images without a mask
-    are described in that list and left out.
+    are described in that list and left out. With ``excluded``, those that the row excludes are named in that list.
 
     Raises:
         MissingPathError: the folder, or the mask of an image, does not exist.
@@ -42,6 +48,8 @@ def find_pairs(path: str | Path, split: str, row: DatasetRow, missing: list[str]
     for name in row.part(split, names):
         image, uid = root / name, uid_of(row, name)
         if uid in row.excluded.get(split, ()):
+            if excluded is not None:
+                excluded.append(name)
             continue
         mask = root / mask_of(row, name)
         if not mask.parent.is_dir():

@@ -141,7 +141,11 @@ def test_command_on_faults(data: Path, tmp_path: Path):
     done = script(str(data), '--name', 'synthetic', cwd=tmp_path)
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr + done.stdout
-    assert done.stderr.splitlines()[-1] == f'error: 5 of the samples in {data} have a fault'
+    assert done.stderr.splitlines()[-1] == (
+        f'error: 5 of the samples in {data} have a fault. Labels that synthetic does not know: 9 (masks with it: 1, '
+        f'such as {mask_of(data, 4)}). A dataset.yaml gives each a class by labels, or leaves it out by ignored: '
+        'segrecipes data init PATH writes one'
+    )
     assert done.stdout.count('fault: ') == 5
     assert 'val: 5 images with masks' in done.stdout
 
@@ -226,3 +230,58 @@ def test_the_table_names_classes_by_the_map(data: Path, capfd: pytest.CaptureFix
     rows = [[cell.strip() for cell in line.split('│')[1:3]] for line in printed.splitlines() if line.startswith('│')]
     assert rows == [['0', 'background'], ['3', 'unknown'], ['77', 'ignored'], ['255', 'thing']]
     assert f'fault: label 3 in mask {masks[0]} is none of the dataset. Legal: 0, 77, 255' in printed
+
+
+OWN = """
+classes: [background, thing, other]
+labels: {0: background, 1: thing, 2: other}
+splits: {train: images/training/*, val: images/validation/*}
+mask: ['^images/(.+)\\.\\w+$', 'annotations/\\1.png']
+excluded: {train: [images/training/ADE_train_00000003, images/training/ADE_train_00000007, away]}
+"""
+
+
+def own(data: Path, labels: list[int], text: str = OWN) -> Path:
+    """A dataset.yaml beside masks whose labels are all among these."""
+    root = data / 'ADEChallengeData2016'
+    for file in root.rglob('*.png'):
+        Image.fromarray(np.array(labels, np.uint8)[np.array(Image.open(file)) % len(labels)]).save(file)
+    (root / 'dataset.yaml').write_text(text)
+    return root
+
+
+def test_of_a_dataset_of_ones_own(data: Path, capfd: pytest.CaptureFixture[str]):
+    """What is left out is counted, and a class that never occurs is named."""
+    root = own(data, [0, 1])
+    run('data', [str(root)])
+    train, _, val = capfd.readouterr().out.partition('val: 5 images with masks')
+    assert 'train: 10 images with masks' in train
+    left_out = '2 images are left out by excluded: images/training/ADE_train_00000003.jpg, images/training/ADE_train_0'
+    assert left_out in train and 'left out' not in val
+    for split, printed in (('training', train), ('validation', val)):
+        assert 'classes without a pixel: other\n' in printed
+        masks = [file for file in (root / f'annotations/{split}').iterdir() if not re.search('train_.*[37]', file.stem)]
+        pixels = [np.bincount(np.array(Image.open(file)).ravel(), minlength=2) for file in masks]
+        rows = [
+            [cell.strip() for cell in line.split('│')[1:4]] for line in printed.splitlines() if line.startswith('│')
+        ]
+        background, thing = np.sum(pixels, axis=0)
+        assert rows == [['0', 'background', f'{background:,}'], ['1', 'thing', f'{thing:,}']]
+
+
+@pytest.mark.parametrize(
+    ('labels', 'text', 'expected'),
+    [
+        ([0], OWN, 'train: background is the only class, .* nothing to learn: the labels of its 10 masks are 0. '),
+        ([9], OWN + 'ignored: [9]', 'train: no pixel has a class, all are ignored: the labels of its 10 masks are 9. '),
+        ([0, 1, 77, 78], OWN, r'ADEChallengeData2016 does not know: 7[78] \(masks with it: 15, such as /.*\.png\), 7'),
+    ],
+)  # fmt: skip
+def test_nothing_to_learn(labels: list[int], text: str, expected: str, data: Path, capfd: pytest.CaptureFixture[str]):
+    root = own(data, labels, text)
+    with pytest.raises(SystemExit) as stop:
+        run('data', [str(root)])
+    assert stop.value.code == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ') and re.search(expected, error), error
+    assert 'segrecipes data init PATH writes' in error
