@@ -89,6 +89,11 @@ def refusal_of_colors(root: Path, masks: Sequence[str]) -> str:
         return ''
     shown = ', '.join('#{:02x}{:02x}{:02x}'.format(*color) for color, _ in colors.most_common(12))
     more = f' and {len(colors) - 12} more' if len(colors) > 12 else ''
+    if all(red == green == blue for red, green, blue in colors):
+        return (
+            f'masks such as {root / masks[0]} have three equal channels, and a mask has one. In Python, '
+            "PIL.Image.open(mask).convert('L').save(mask) makes one of them; run this again then"
+        )
     return (
         f'masks such as {root / masks[0]} are pictures in colours, and a mask has one channel of labels 0…255. Colours '
         f'that occur: {shown}{more}. Write each mask as a PNG of one channel, one number for each colour, and run this '

@@ -11,7 +11,7 @@ import numpy as np
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.base.files import IMAGE_SUFFIXES
 from segrecipes.storage.decode import DataError, decode_mask
-from segrecipes.storage.survey.pictures import by_folder, common_parts, describe, find_pictures, same, spread
+from segrecipes.storage.survey.pictures import common_parts, describe, find_pictures, same, spread
 from segrecipes.storage.survey.rule import Rule, apply, mask_pattern, rule_between, taste
 from segrecipes.storage.survey.words import MASK_ENDS, MASK_WORDS, core, is_mask_folder, is_mask_name
 
@@ -60,8 +60,8 @@ def find_pairing(root: Path) -> Pairing:
     raise UserError(
         f'no image with a mask in {root}. Found: {describe(pictures)}. Looked for: masks in folders, or in files '
         f'beside the images, with one of the words {", ".join(MASK_WORDS)} in their name ({", ".join(MASK_ENDS)} at '
-        f'its end), otherwise called as their image is; and for folders of pictures with one channel and at most '
-        f'{MOST_LABELS} values, called as those of another folder'
+        f'its end), otherwise called as their image is; and for pictures of one channel and at most '
+        f'{MOST_LABELS} values, called as others are'
     )
 
 
@@ -75,14 +75,12 @@ def masks_by_name(root: Path, pictures: Sequence[str]) -> set[str]:
 
 
 def masks_by_look(root: Path, pictures: Sequence[str]) -> set[str]:
-    """All pictures of the folders in which three of them look like label maps."""
-    folders = by_folder(pictures)
-    return {
-        name
-        for names in folders.values()
-        if all(looks_like_mask(root / name) for name in spread(names, 3))
-        for name in names
-    }
+    """All pictures of one folder and suffix, where three of them look like label maps."""
+    kinds = defaultdict(list)
+    for name in pictures:
+        kinds[PurePosixPath(name).parent, PurePosixPath(name).suffix].append(name)
+    masks = [names for names in kinds.values() if all(looks_like_mask(root / name) for name in spread(names, 3))]
+    return {name for names in masks for name in names}
 
 
 def looks_like_mask(file: Path) -> bool:

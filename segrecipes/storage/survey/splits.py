@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ SHARE = 0.8  # trains, of images that nothing divides
 NEAR = (0.1, 0.3)  # of the images validate, for that share to be taken as it is
 
 # A folder a patient, or film1_0001.png: what should stay together, in the order in which it is looked for
-FRAME = r'([^/]*[A-Za-z][^/]*)[_-][A-Za-z]{0,2}\d+\.\w+$'
+FRAME = r'([^/]*[A-Za-z][^/]*)[_-][A-Za-z]{0,2}\d{2,}\.\w+$'
 FEWEST_GROUPS = 4
 
 
@@ -62,10 +63,11 @@ def by_folders(images: Sequence[str], row: DatasetRow) -> Division | None:
     rest = f'; {outside} images in none of these folders are left out' if outside else ''
     folders = {split: Split(glob_of(names)) for split, names in found.items() if names}
     if 'val' in folders:
-        return Division(folders, f'folders are called so{rest}')
-    shared = by_share(found['train'], row)
-    reason = f'a folder is called train, another test, none val: {shared.reason}; test stays apart{rest}'
-    return replace(shared, splits={**shared.splits, 'test': folders['test']}, reason=reason)
+        said = ', '.join(f'{split} {images.images}' for split, images in folders.items())
+        return Division(folders, f'folders are called so: {said}{rest}')
+    shared = by_share(found['train'], row, 'there are folders for train and test, none for val')
+    splits = {**shared.splits, 'test': folders['test']}
+    return replace(shared, splits=splits, reason=f'{shared.reason}; test stays apart{rest}')
 
 
 def split_of(name: str) -> str | None:
@@ -125,7 +127,7 @@ def read_lines(file: Path) -> list[str]:
         return []
 
 
-def by_share(images: Sequence[str], row: DatasetRow) -> Division:
+def by_share(images: Sequence[str], row: DatasetRow, given: str = 'no folder and no list says it') -> Division:
     """Shares by the hash of each name, or of its group; near enough to four fifths in images, not in names alone."""
     group, why = group_of(images)
     row = replace(row, group=group)
@@ -140,7 +142,7 @@ def by_share(images: Sequence[str], row: DatasetRow) -> Division:
     pattern = glob_of(images)
     splits = {'train': Split(pattern, share=(0.0, start)), 'val': Split(pattern, share=(start, 1.0))}
     moved = '' if start == SHARE else f'; at {start} and not at {SHARE}, for about a fifth of the images to validate'
-    return Division(splits, f'no folder and no list says it: shares by a hash of the name; {why}{moved}', group)
+    return Division(splits, f'{given}: shares by a hash of the name; {why}{moved}', group)
 
 
 def group_of(images: Sequence[str]) -> tuple[str | None, str]:
@@ -152,9 +154,13 @@ def group_of(images: Sequence[str]) -> tuple[str | None, str]:
         if len(names) >= FEWEST_GROUPS and 2 * len(names) <= len(images):
             group = '^' + '[^/]+/' * level + '([^/]+)/'
             return group, f'the {len(names)} folders such as {min(names)}/ are taken for groups that stay whole'
-    frames = [found[1] for name in images if (found := re.search(FRAME, name))]
-    if len(frames) == len(images) and FEWEST_GROUPS <= len({*frames}) <= len(images) / 3:
-        return FRAME, f'names begin alike: the {len({*frames})} groups such as {min(frames)} stay whole'
+    frames = defaultdict(set)  # how long the names of a group are: numbers of frames have their zeros, others have not
+    for name in images:
+        if found := re.search(FRAME, name):
+            frames[found[1]].add(len(PurePosixPath(name).name))
+    is_film = FEWEST_GROUPS <= len(frames) <= len(images) / 3 and all(len(lengths) == 1 for lengths in frames.values())
+    if is_film and all(re.search(FRAME, name) for name in images):
+        return FRAME, f'names begin alike: the {len(frames)} groups such as {min(frames)} stay whole'
     return None, 'the names show no groups that would have to stay whole, such as patients; group: says it if there are'
 
 

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segrecipes.base.errors import UserError
 from segrecipes.datasets.file import UID
 from segrecipes.datasets.row import IGNORED, DatasetRow, Split, ranges, uid_of
+from segrecipes.datasets.table import DATASETS
 from segrecipes.storage.folders import find_pairs, image_names
 from segrecipes.storage.survey.labels import Found, propose, read_labels
 from segrecipes.storage.survey.names import find_names
@@ -59,6 +62,8 @@ def survey(root: Path, name: str, protocol: str, say: Say) -> tuple[DatasetRow, 
     counts = {split: len(find_pairs(root, split, row)) for split in row.splits}
     config = suggest(sizes.short_side, counts['train'], protocol)
     say_sizes(sizes, config, say)
+    if known := known_as(root):
+        say('known', f'{", ".join(known)} are laid out like this: if it is one, dataset={known[0]} knows its classes')
     say('images', ', '.join(f'{split} {count}' for split, count in counts.items()))
     return row, config
 
@@ -89,6 +94,16 @@ def is_ade20k(pairing: Pairing) -> bool:
     return all(re.search('(^|/)annotations/(training|validation)/', mask) for mask in pairing.pairs.values())
 
 
+def known_as(root: Path) -> list[str]:
+    """Datasets of our own that have images here."""
+    names = []
+    for name, row in DATASETS.items():
+        with suppress(UserError):
+            if find_pairs(root, 'train', row) and find_pairs(root, 'val', row):
+                names.append(name)
+    return names
+
+
 def say_pairing(pairing: Pairing, say: Say) -> None:
     pattern, replacement = pairing.mask
     image, mask = next(iter(pairing.pairs.items()))
@@ -96,9 +111,9 @@ def say_pairing(pairing: Pairing, say: Say) -> None:
     say('', f'such as {image} and {mask}')
     for rule, count in pairing.others.items():
         say('', f'not taken: {rule}, {count} pairs')
-    for names, what in zip(pairing.alone, ('images have no mask, and are excluded', 'masks have no image')):
+    for names, what in zip(pairing.alone, ('images without a mask, which are left out', 'masks without an image')):
         if names:
-            say('', f'{len(names)} {what}: {first(names)}')
+            say('', f'{what}: {len(names)}, {first(names)}')
 
 
 def say_labels(found: Found, row: DatasetRow, say: Say) -> None:
@@ -110,7 +125,7 @@ def say_labels(found: Found, row: DatasetRow, say: Say) -> None:
         share = found.pixels[label] / found.pixels.sum()
         say('', f'{label:>3} {name:<{longest}} {share:7.2%} of the pixels, in {found.masks[label]} masks')
     if found.damaged:
-        say('', f'{len(found.damaged)} masks cannot be read: {found.damaged[0]}')
+        say('', f'masks that cannot be read: {len(found.damaged)}, {found.damaged[0]}')
 
 
 def say_sizes(sizes: Sizes, config: Mapping[str, Any], say: Say) -> None:

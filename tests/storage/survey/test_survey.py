@@ -1,18 +1,20 @@
 """What data init makes of folders as people lay them out, against what was laid out."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.layouts import LAYOUTS
-from helpers.runs import ROOT, TINY, evaluations, run
+from helpers.layouts import LAYOUTS, draw, stems, write_text
+from helpers.runs import ROOT, TINY, evaluations, launch, run
 from PIL import Image
 
 from segrecipes.commands.cli import run as run_verb
 from segrecipes.datasets.file import read_dataset, read_file
 from segrecipes.datasets.row import IGNORED, ILLEGAL
 from segrecipes.storage.folders import find_pairs
+from segrecipes.storage.survey.splits import FRAME, group_of
 
 TINY_NETWORK = [argument for argument in TINY if 'dataset' not in argument]
 
@@ -145,6 +147,7 @@ def smoothed(mask: np.ndarray) -> Image.Image:
     ('change', 'expected'),
     [
         (in_colors, r'/masks/train/000\.png are pictures in colours, .* occur: (#0a141e, #ff0009|#ff0009, #0a141e)\. '),
+        (lambda mask: Image.fromarray(mask).convert('RGB'), r'/masks/train/000\.png have three equal channels'),
         (lambda mask: Image.fromarray(0 * mask), r'only label 0 occurs in 14 masks'),
         (
             smoothed,
@@ -165,7 +168,62 @@ def test_what_is_alone_and_damaged_is_named(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / 'masks/train/003.png').write_bytes(b'no picture')
     run_verb('data', ['init', str(tmp_path)])
     printed = capsys.readouterr().out
-    assert '1 images have no mask, and are excluded: images/train/lonely.jpg\n' in printed
-    assert '1 masks have no image: masks/val/left.png\n' in printed
-    assert f'1 masks cannot be read: damaged mask {tmp_path}/masks/train/003.png' in printed
+    assert 'images without a mask, which are left out: 1, images/train/lonely.jpg\n' in printed
+    assert 'masks without an image: 1, masks/val/left.png\n' in printed
+    assert f'masks that cannot be read: 1, damaged mask {tmp_path}/masks/train/003.png' in printed
     assert 'labels   in 13 of the 14 masks: 0, 255\n' in printed
+
+
+def test_the_door_leads_there_too(tmp_path: Path) -> None:
+    lay_out('splits above', tmp_path / 'init')  # a folder of that name is ./init
+    done = launch(sys.executable, str(ROOT / 'data.py'), 'init', str(tmp_path / 'init'))
+    assert (done.returncode, done.stderr) == (0, '')
+    assert len(find_pairs(tmp_path / 'init', 'train', read_dataset(tmp_path / 'init'))) == 9
+    run_verb('data', [f'{tmp_path}/init'])
+
+
+def test_what_is_laid_out_like_a_dataset_of_ours_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ('ade20k', 'splits above'):
+        lay_out(name, tmp_path / name)
+        run_verb('data', ['init', str(tmp_path / name)])
+        printed = capsys.readouterr().out
+        known = 'if it is one, dataset=ade20k knows its classes'
+        assert (known in printed) == (name == 'ade20k')
+
+
+def test_breeds_are_no_films(tmp_path: Path) -> None:
+    """beagle_1 … beagle_10 are numbered things of a kind, film_01 … film_10 may be frames."""
+    for name, form, group in (('breeds', '{}_{}', None), ('films', '{}_{:02}', FRAME)):
+        images = [
+            f'images/{form.format(kind, n)}.jpg' for kind in ('beagle', 'pug', 'husky', 'collie') for n in range(1, 11)
+        ]
+        assert group_of(images)[0] == group, name
+
+
+def test_pictures_of_one_name_that_differ_in_their_suffix(tmp_path: Path) -> None:
+    pairs = draw(tmp_path, 'all/{}.jpg', 'all/{}.png', stems(12, '{}'), (0, 1, 2))
+    run_verb('data', ['init', str(tmp_path)])
+    row = read_dataset(tmp_path)
+    found = [pair for split in ('train', 'val') for pair in find_pairs(tmp_path, split, row)]
+    assert {str(pair.image.relative_to(tmp_path)): str(pair.mask.relative_to(tmp_path)) for pair in found} == pairs
+
+
+def test_one_list_alone(tmp_path: Path) -> None:
+    """What it does not name trains."""
+    names = stems(12, '{}')
+    draw(tmp_path, 'images/{}.jpg', 'labels/{}.png', names, (0, 1, 2))
+    write_text(tmp_path / 'valid.txt', '\n'.join(f'{name}.jpg' for name in names[8:]))
+    run_verb('data', ['init', str(tmp_path)])
+    row = read_dataset(tmp_path)
+    found = {split: {pair.image.stem for pair in find_pairs(tmp_path, split, row)} for split in ('train', 'val')}
+    assert found == {'train': {*names[:8]}, 'val': {*names[8:]}}
+
+
+def test_test_is_kept_from_training_where_nothing_is_called_val(tmp_path: Path) -> None:
+    for split, count in (('train', 20), ('test', 5)):
+        draw(tmp_path, f'{split}/images/{{}}.jpg', f'{split}/masks/{{}}.png', stems(count, split + '{}'), (0, 1, 2))
+    run_verb('data', ['init', str(tmp_path)])
+    row = read_dataset(tmp_path)
+    found = {split: [pair.image.parts[-3] for pair in find_pairs(tmp_path, split, row)] for split in row.splits}
+    assert found['test'] == ['test'] * 5
+    assert {*found['train'], *found['val']} == {'train'} and len(found['train'] + found['val']) == 20
