@@ -3,7 +3,7 @@
 segrecipes data ./ade20k                         checks a folder
 segrecipes data s3://bucket/ade20k ./cache       checks MDS shards
 segrecipes data ./ade20k --show grid.png         draws augmented samples, as the network sees them
-    segrecipes data init ./mydata                    looks at pictures of your own and writes their dataset.yaml
+segrecipes data init ./mydata                    looks at pictures of your own and writes their dataset.yaml
 """
 
 import argparse
