@@ -143,6 +143,8 @@ def second(first: tuple[Seen, Path], synthetic_folder: Path, tmp_path_factory: p
         f'save_folder={tmp_path_factory.mktemp("second")}', 'recipe_name=mild', 'load_weights_only=true',
         f'load_path={first[1]}/seam/latest-rank0.pt', 'eval_protocol=slide', 'eval_dataset.window_stride=20',
         'eval_dataset.base_size=77', 'trust_checkpoint=true', 'train_dataset.ignore_background=false',
+        'model.loss={focal: 0.5, lovasz: 0.25}', 'model.focal_gamma=1.5', 'model.class_weights=inverse',
+        'model.ohem={thresh: 0.6, min_kept: 50}',
     ]  # fmt: skip
     try:
         return watched(argv)
@@ -259,6 +261,10 @@ SECOND: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'load_path': (lambda s: [Path(where).name for where in s.weights], ['latest-rank0.pt']),
     'load_weights_only': (lambda s: s.trainer['load_path'], None),
     'eval_dataset.window_stride': (lambda s: s.samples[1][0].stride, 20),
+    'model.loss': (lambda s: (s.loss['focal_weight'], s.loss['lovasz_weight']), (0.5, 0.25)),
+    'model.focal_gamma': (lambda s: s.loss['focal_gamma'], 1.5),
+    'model.class_weights': (lambda s: round(sum(s.loss['class_weights']), 3), 9),
+    'model.ohem': (lambda s: s.loss['ohem'], (0.6, 50)),
 }
 
 THIRD: dict[str, tuple[Callable[[Seen], Any], Any]] = {

@@ -3,6 +3,7 @@
 import re
 
 from segrecipes.base.errors import UserError, suggestion
+from segrecipes.config.loss import check_loss
 from segrecipes.config.schema import Config
 
 COMPILE_OPTIONS = ('backend', 'dynamic', 'fullgraph', 'mode', 'options')  # of torch.compile
@@ -56,6 +57,7 @@ def check(config: Config) -> None:
             faults.append(f'{key}.prefetch_factor={dataset.prefetch_factor} must be 1 or more')
     if config.model.dice_per not in ('batch', 'image'):
         faults.append(f'model.dice_per={config.model.dice_per} must be batch or image')
+    faults += check_loss(config)
     if not 0 <= config.seed < 2**32:
         faults.append(f'seed={config.seed} must be 0 or more, and below 2**32')
     if config.autoresume and not (config.run_name and config.save_folder):

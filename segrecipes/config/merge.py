@@ -14,7 +14,8 @@ from segrecipes.base.errors import UserError, suggestion
 from segrecipes.config.check import check
 from segrecipes.config.dataset import name_datasets, read_dataset_layer, with_num_classes
 from segrecipes.config.layers import available, layer_file, one_line, read_yaml, yaml_file
-from segrecipes.config.schema import Config, DatasetConfig
+from segrecipes.config.loss import with_one_weight
+from segrecipes.config.schema import Config, DatasetConfig, OhemConfig
 from segrecipes.config.settings import ARGUMENTS, COMMAND_LINE, Settings, as_layer
 
 # What an evaluation has for itself: every image is scored once, in order
@@ -77,6 +78,7 @@ def merge(
     ):
         config = _merge_layer(config, layer, source)
         sources |= dict.fromkeys(_leaves(layer), source)
+        config = with_one_weight(config, layer, source, sources)
     config.recipe_name, config.dataset = recipe_name, dataset_name
     name_datasets(config, sources)
     for key in (field.name for field in fields(DatasetConfig) if field.name not in NOT_INHERITED):
@@ -134,6 +136,10 @@ def _merge_layer(config: DictConfig, layer: DictConfig, source: str) -> DictConf
     for key in ('model', 'train_dataset', 'eval_dataset'):
         if key in layer and not isinstance(layer[key], DictConfig):
             raise UserError(f'{source}: {key}={layer[key]} must hold keys.{suggestion(layer[key], config[key])}')
+    ohem = OmegaConf.select(layer, 'model.ohem')
+    if not isinstance(ohem, DictConfig | None):
+        legal = [field.name for field in fields(OhemConfig)]
+        raise UserError(f'{source}: model.ohem={ohem} must hold keys, {{}} for none.{suggestion(ohem, legal)}')
     try:
         return OmegaConf.merge(config, layer)  # type: ignore[return-value]
     except ConfigKeyError as error:

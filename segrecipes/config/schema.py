@@ -9,6 +9,14 @@ NOT_SET: Any = '???'  # OmegaConf's
 
 
 @dataclass(frozen=True)
+class OhemConfig:
+    """Online hard example mining: which pixels the cross entropy and the focal loss take."""
+
+    thresh: float = 0.7  # those whose right class is less probable
+    min_kept: int = 100_000  # and as many of each image at least
+
+
+@dataclass(frozen=True)
 class ModelConfig(NetworkSpec):
     """The network, and how it is trained."""
 
@@ -20,6 +28,16 @@ class ModelConfig(NetworkSpec):
     cross_entropy_weight: float = 0.375
     dice_weight: float = 1.125
     dice_per: str = 'batch'  # or image: the same loss whatever the microbatch
+    loss: dict[str, float] = field(default_factory=dict)  # weights of cross_entropy, dice, focal, lovasz
+    focal_gamma: float = 2.0
+    class_weights: Any = None  # of cross entropy and focal loss: inverse, median_frequency, or a number a class
+    ohem: OhemConfig | None = None
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Of every loss; ``loss.cross_entropy`` and ``loss.dice`` are other names of the keys from before it."""
+        weights = {'cross_entropy': self.cross_entropy_weight, 'dice': self.dice_weight, 'focal': 0.0, 'lovasz': 0.0}
+        return weights | self.loss
 
 
 @dataclass

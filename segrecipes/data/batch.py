@@ -4,7 +4,8 @@ A batch has four parts, in training and in evaluation, from the loader to the lo
 
     images      (B, 3, H, W) uint8, on the device float32; of images of several sizes a list of lists of views
     classes     (B, H, W) uint8, 255 ignored, on the device int64, -1 ignored; of several sizes a list
-    labelled    (B,) float32, all equal: the mean number of labelled pixels an image in the whole batch, over all ranks
+    labelled    (B,) float32, all equal: the mean number of labelled pixels an image in the whole batch, over all ranks;
+                where classes have weights, of labelled pixels times the weight of their class
     uids        the samples' names
 
 Composer's algorithms take images and classes by their positions, and pass on what else there is. A microbatch keeps
@@ -46,6 +47,13 @@ def with_count(pair: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """A batch of :func:`collate_pairs`, and its count."""
     images, classes = pair
     return images, classes, mean_labelled(classes)
+
+
+def mean_weight(classes: Tensor, class_weights: Sequence[float]) -> Tensor:
+    """(B, H, W) uint8 classes → (B,) float32, all the mean weight of an image: of its labelled pixels, added up."""
+    pixels = torch.bincount(classes.flatten(), minlength=256)[: len(class_weights)].double()
+    total = pixels @ torch.tensor(class_weights, dtype=torch.float64, device=pixels.device)
+    return (total / len(classes)).float().repeat(len(classes))
 
 
 def mean_labelled(classes: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.architectures import check_names
 from segrecipes.models.heads import published_init
 from segrecipes.training import registry
-from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
+from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount, WeighLabelledCount
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
 from segrecipes.training.callbacks.history import History
@@ -32,6 +32,7 @@ from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
 from segrecipes.training.evaluate import evaluate
 from segrecipes.training.folder import model_card, results_folder, run_folder, save_config
+from segrecipes.training.losses import loss_options, with_class_weights
 from segrecipes.training.optimizer import build_optimizer, check_optimizer
 from segrecipes.training.restore import load_checkpoint
 from segrecipes.training.strategy import STRATEGIES
@@ -75,14 +76,16 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     card = model_card(cfg)
     if card.warning:
         say(f'warning: {card.warning}\n')
+    cfg, sources = with_class_weights(cfg, sources, train_dataspec, card.class_names)
     model = build_model(
         cfg.model.network,
         backbone_weights=None if cfg.load_path else cfg.model.backbone_weights,  # a checkpoint has all of them
         auxiliary_weight=cfg.model.auxiliary_weight,
         sync_bn=cfg.model.sync_bn,
-        cross_entropy_weight=cfg.model.cross_entropy_weight,
-        dice_weight=cfg.model.dice_weight,
+        cross_entropy_weight=cfg.model.loss_weights['cross_entropy'],
+        dice_weight=cfg.model.loss_weights['dice'],
         dice_per=cfg.model.dice_per,
+        loss_options=loss_options(cfg.model),
         full_size_logits=False,
         train_metrics=cfg.train_metrics,
         autocast=autocast,
@@ -108,6 +111,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         results = {'folder': results_folder(cfg, str(protocol)), **settings} | results
     callbacks = [
         SeedEachBatch(),
+        *([WeighLabelledCount(cfg.model.class_weights)] if cfg.model.class_weights else []),
         ShareLabelledCount(STRATEGIES[cfg.strategy]),
         StopOnNonFiniteLoss(),
         StopOnUnlabelledEpoch(),

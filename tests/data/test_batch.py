@@ -14,6 +14,7 @@ from segrecipes.data.batch import (
     collate_pairs,
     collate_views,
     mean_labelled,
+    mean_weight,
     with_count,
 )  # fmt: skip
 from segrecipes.data.normalize import to_network
@@ -68,6 +69,14 @@ def test_labelled_pixels_are_those_that_the_network_gets() -> None:
     _, labels, kept = to_network((torch.zeros(2, 3, 1, 6, dtype=torch.uint8), CLASSES_OF, counts))
     assert (labels != -1).sum().item() == 2 * COUNT
     assert kept is counts
+
+
+def test_the_weight_of_an_image_is_that_of_its_labelled_pixels() -> None:
+    """Of 0 and 1 twice, 2 and 3 once; the other classes have no weight here."""
+    counts = mean_weight(CLASSES_OF, (0.5, 3.0, 7.0, 0.25))
+    assert counts.dtype == torch.float32
+    assert counts.tolist() == [(2 * 0.5 + 2 * 3 + 7 + 0.25) / 2] * 2
+    assert torch.equal(mean_weight(CLASSES_OF, (1.0,) * 254), mean_labelled(CLASSES_OF))
 
 
 @pytest.mark.parametrize('index', [0, 254, 255])

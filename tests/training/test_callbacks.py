@@ -28,7 +28,7 @@ from segrecipes.evaluation.metrics import MIoU, score_predictions
 from segrecipes.evaluation.scores import Scores
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.spec import NetworkSpec
-from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount
+from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount, WeighLabelledCount
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
 from segrecipes.training.callbacks.results import ShowResults
@@ -134,6 +134,15 @@ def test_labelled_pixels_are_averaged_over_the_ranks(monkeypatch: pytest.MonkeyP
     assert state.batch[2].tolist() == [4.5, 4.5]
     assert state.batch[3] is uids
     assert labelled.tolist() == [3, 3]
+
+
+def test_labelled_pixels_are_weighed():
+    images, classes = torch.zeros(2, 3, 1, 3), torch.tensor([[[0, 1, 255]], [[1, 1, 255]]], dtype=torch.uint8)
+    state: Any = SimpleNamespace(batch=(images, classes, torch.tensor([2.0, 2.0]), ['a', 'b']))
+    WeighLabelledCount((0.5, 3.0)).batch_start(state, None)  # type: ignore[arg-type]
+    assert state.batch[0] is images and state.batch[1] is classes
+    assert state.batch[2].tolist() == [(0.5 + 3 * 3) / 2] * 2
+    assert state.batch[3] == ['a', 'b']
 
 
 def test_what_is_to_be_done_at_the_first_batch_is_done_once():

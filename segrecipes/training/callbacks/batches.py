@@ -1,7 +1,7 @@
 """What is done before a batch: its random numbers, its count of labelled pixels, the files of a run that has begun."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from segrecipes.data.batch import mean_weight
 from segrecipes.training.strategy import Strategy
 
 
@@ -27,6 +28,20 @@ class SeedEachBatch(Callback):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+class WeighLabelledCount(Callback):
+    """Makes of the number of labelled pixels an image what they weigh, which a weighted cross entropy is divided by.
+
+    Before :class:`ShareLabelledCount`.
+    """
+
+    def __init__(self, class_weights: Sequence[float]):
+        self.class_weights = class_weights
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        images, classes, _, *more = state.batch
+        state.batch = images, classes, mean_weight(classes, self.class_weights), *more
 
 
 class ShareLabelledCount(Callback):

@@ -138,6 +138,7 @@ def build_model(
     cross_entropy_weight: float = 1.0,
     dice_weight: float = 0.0,
     dice_per: str = 'batch',
+    loss_options: Mapping[str, Any] | None = None,
     ignore_index: int = -1,
     full_size_logits: bool = True,
     train_metrics: bool = False,
@@ -155,6 +156,7 @@ def build_model(
         auxiliary_weight: weight of an FCN head on the last map but one; 0 builds none. mmsegmentation uses 0.4.
         sync_bn: synchronise batch norm over the GPUs of each node where there is more than one rank.
         dice_per: ``batch``: Dice over all pixels of a microbatch; ``image``: of each image, whatever the microbatch.
+        loss_options: further arguments of ``segmentation_loss``.
         full_size_logits: False lets the loss interpolate the logits of a training step, a slice at a time.
         autocast: the network's dtype on a CPU; on a GPU Composer's precision decides.
         protocol: how evaluation batches are scored, and what their metric is called; default mosaic-512sq.
@@ -182,6 +184,7 @@ def build_model(
         cross_entropy_weight=cross_entropy_weight,
         dice_weight=dice_weight,
         dice_per=dice_per,
+        **(loss_options or {}),
         ignore_index=ignore_index,
     )
     return SegmentationModel(
