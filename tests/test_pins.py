@@ -67,7 +67,8 @@ def test_checkpoint(old, logits, weights) -> None:
 def test_the_card(old, expected) -> None:
     card = read_checkpoint(old / 'checkpoint.pt').card
     assert card is not None
-    assert json.loads(json.dumps(card.to_dict())) == expected['card']
+    found = json.loads(json.dumps(card.to_dict()))
+    assert {key: found[key] for key in expected['card']} == expected['card']  # later cards say more
 
 
 @pytest.mark.parametrize('form', FORMATS.values(), ids=[*FORMATS])
