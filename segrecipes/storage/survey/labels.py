@@ -161,7 +161,8 @@ def numbered_by_file(labels: Sequence[int], names: Names | None, zero_is_other: 
     if 0 in inner and not zero_is_other:
         colors = ((0, 0, 0), *names.colors) if names.colors else ()
         reason = f'{said}, the last label is {count}, and 0 has no name: it is taken for the background'
-        return Classes(('background', *names.names), 0, frozenset({IGNORED}), reason, colors)
+        zero = 'other' if 'background' in names.names else 'background'
+        return Classes((zero, *names.names), 0, frozenset({IGNORED}), reason, colors)
     zero = 'has no name' if 0 in inner else 'does not occur'
     reason = f'{said}, and the last label is {count}: 1 is the first class, and 0, which {zero}, is ignored'
     return Classes(names.names, 1, frozenset({IGNORED}), reason, names.colors)
@@ -172,7 +173,7 @@ def two(labels: Sequence[int], names: Names | None) -> Classes | None:
     inner = [*labels] if len(labels) == 2 else [label for label in labels if label != IGNORED]
     if inner not in ([0, 1], [0, IGNORED]):
         return None
-    given = names.names if names and len(names.names) <= 2 else ('object',)
+    given = names.names if names and len(names.names) <= 2 and names.names != ('background',) else ('object',)
     classes = given if len(given) == 2 else ('background', *given)
     colors = names.colors if names and len(given) == 2 else ()
     why = f'only {inner[0]} and {inner[1]} occur' + (f' beside {IGNORED}' if len(labels) > 2 else '')
