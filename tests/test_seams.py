@@ -16,6 +16,7 @@ from torch import nn
 
 from segrecipes.commands.cli import run as verb
 from segrecipes.commands.configs import leaves
+from segrecipes.config.augmentation import AUGMENTATION
 from segrecipes.config.schema import Config
 from segrecipes.data import loader as loader_module
 from segrecipes.data.augment import TrainTransform
@@ -64,7 +65,7 @@ def watched(argv: list[str]) -> Seen:
     def trained(trainer: Any, *args: Any, **kwargs: Any) -> None:
         seen.trainer = kwargs
 
-    def loaded(network: Any, weights: Any, where: str) -> None:
+    def loaded(network: Any, checkpoint: Any, card: Any, where: str) -> None:
         seen.weights.append(where)
 
     real_main = run_module.main
@@ -84,7 +85,7 @@ def watched(argv: list[str]) -> Seen:
         spy(run_module, 'build_model', lambda spec, **kwargs: seen.model.update(kwargs, spec=spec)),
         spy(torch, 'compile', lambda *args, **kwargs: seen.compiled.update(kwargs)),
         spy(restore, 'check_safe', lambda path, trust: seen.safe.append((path, trust))),
-        spy(restore, 'load_weights', loaded),
+        spy(restore, 'load_to_fine_tune', loaded),
         mock.patch.object(run_module, 'main', main),
     ):
         verb('train', argv)
@@ -95,6 +96,13 @@ COMMON = (
     'model.num_classes=9', 'model.backbone_arch=resnet34', 'model.backbone_weights=null', 'model.head_channels=24',
     'train_dataset.name=synthetic', 'loggers.progress_bar=null',
 )  # fmt: skip
+
+
+AUGMENTED = {
+    'max_class_share': 0.9, 'flip_probability': 0.25, 'vertical_flip_probability': 0.75, 'right_angle_turns': True,
+    'rotation': 12.5, 'brightness': 0.125, 'contrast': 0.25, 'saturation': 0.375, 'hue': 0.0625,
+    'blur_probability': 0.5, 'blur_sigma': 1.5, 'albumentations': [{'name': 'CLAHE', 'p': 0.5}],
+}  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -117,6 +125,7 @@ def first(synthetic_mds: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         'train_dataset.predownload=5', 'train_dataset.cache_limit=1gb', 'train_dataset.num_canonical_nodes=1',
         'train_dataset.shuffle_algo=py1s', 'train_dataset.download_retry=4', 'train_dataset.download_timeout=11',
         'train_dataset.validate_hash=sha1',
+        *(f'train_dataset.{key}={value}' for key, value in AUGMENTED.items()),
         'eval_dataset.name=synthetic', 'eval_dataset.is_streaming=true', f'eval_dataset.path={synthetic_mds}',
         f'eval_dataset.local={shards}/val', 'eval_dataset.final_size=44', 'eval_dataset.ignore_background=false',
         'eval_dataset.batch_size=2', 'eval_dataset.num_workers=2', 'eval_dataset.prefetch_factor=4',
@@ -207,6 +216,10 @@ FIRST: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'train_dataset.pad_to_square': (lambda s: s.samples[0][3], True),
     'eval_dataset.pad_to_square': (lambda s: s.samples[1][3], True),
     'train_dataset.final_size': (lambda s: s.samples[0][0].final_size, 36),
+    **{
+        f'train_dataset.{key}': (lambda s, key=key: getattr(s.samples[0][0], key), value)
+        for key, value in AUGMENTED.items()
+    },
     'train_dataset.ignore_background': (lambda s: classes_of(0, s.samples[0]), 0),
     'train_dataset.batch_size': (lambda s: s.loaders[0]['batch_size'], 4),
     'train_dataset.drop_last': (lambda s: s.loaders[0]['drop_last'], False),
@@ -275,8 +288,8 @@ THIRD: dict[str, tuple[Callable[[Seen], Any], Any]] = {
 ELSEWHERE = {
     'train_dataset.window_stride': 'windows are an evaluation\'s',
     **dict.fromkeys(
-        ('eval_dataset.base_size', 'eval_dataset.min_resize_scale', 'eval_dataset.max_resize_scale',
-         'eval_dataset.keep_ratio'), 'augmentation is of training; upstream\'s yaml has them in both',
+        (f'eval_dataset.{key}' for key in AUGMENTATION if key != 'final_size'),
+        'augmentation is of training; upstream\'s yaml has it in both',
     ),
     'strategy': 'has one row: test_an_unknown_strategy_is_refused',
     'trust_checkpoint': 'test_what_runs_code_is_refused_before_a_resumption',

@@ -4,18 +4,22 @@ segrecipes data ./ade20k                         checks a folder
 segrecipes data s3://bucket/ade20k ./cache       checks MDS shards
 segrecipes data ./ade20k --show grid.png         draws augmented samples, as the network sees them
 segrecipes data init ./mydata                    looks at pictures of your own and writes their dataset.yaml
+segrecipes data ./scans --show grid.png --right-angle-turns --rotation 15 --blur-probability 0.2
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from segrecipes.base.errors import UserError
-from segrecipes.datasets.file import FILE
+from segrecipes.config.augmentation import AUGMENTATION
+from segrecipes.config.schema import DatasetConfig
+from segrecipes.datasets.file import FILE, find_file
 from segrecipes.datasets.row import IGNORED, DatasetRow
 from segrecipes.datasets.table import DATASETS, USUAL, get_dataset, locate
 
@@ -31,11 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--name', help=f'{", ".join(DATASETS)}, or path/to/{FILE}; default: that in PATH, else {USUAL}')
     shown = parser.add_argument_group('samples')
     shown.add_argument('--show', type=Path, metavar='PNG', help='draw samples into this file, and check nothing')
-    shown.add_argument('--base-size', type=int, default=512, help='of train_dataset; default: 512')
-    shown.add_argument('--final-size', type=int, default=512, help='default: 512')
-    shown.add_argument('--min-resize-scale', type=float, default=0.5, help='default: 0.5')
-    shown.add_argument('--max-resize-scale', type=float, default=2.0, help='default: 2.0')
-    shown.add_argument('--keep-ratio', action='store_true', help='do not squash to a square first')
+    shown.add_argument('--config', metavar='YAML', help='augment as a training by this yaml; what stands below wins')
+    for key, row in AUGMENTATION.items():
+        default, flag = getattr(DatasetConfig(), key), f'--{key.replace("_", "-")}'
+        if isinstance(default, bool):
+            shown.add_argument(flag, action='store_true', default=None, help=row.says)
+        else:
+            read = transforms if isinstance(default, list) else type(default)
+            shown.add_argument(flag, type=read, help=f'{row.says}; default: {default:.3g}' if default else row.says)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,8 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         from segrecipes.data.augment import TrainTransform
         from segrecipes.reports.preview import show_samples
 
-        keys = ('base_size', 'final_size', 'min_resize_scale', 'max_resize_scale', 'keep_ratio')
-        transform = TrainTransform(**{key: getattr(arguments, key) for key in keys})
+        transform = TrainTransform(**augmentation(arguments, name))
         count = show_samples(arguments.show, path, arguments.local, name, transform)
         print(f'{arguments.show}: {count} samples')
         return
@@ -88,6 +94,28 @@ def refuse(path: str, findings: 'Mapping[str, Finding]', row: DatasetRow) -> Non
             f'{path}, {split}', finding.labels > 0, finding.samples, row, label_map, row.classes,
             is_train=split == 'train',
         )  # fmt: skip
+
+
+def transforms(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a yaml list such as [{{name: CLAHE, p: 0.2}}]') from error
+
+
+def augmentation(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    """That of a training: by the dataset's own file, the yaml, and the flags."""
+    from omegaconf import OmegaConf
+
+    from segrecipes.config.layers import read_yaml, yaml_file
+    from segrecipes.config.merge import merge
+
+    flags = {key: value for key in AUGMENTATION if (value := getattr(arguments, key)) is not None}
+    given = read_yaml(yaml_file(arguments.config)) if arguments.config else {}
+    named = {'dataset': name} if given or find_file(name) else {}
+    command_line = OmegaConf.create(named | {'train_dataset': {'path': '.'} | ({} if named else {'name': name})})
+    dataset = merge(given, command_line)[0].train_dataset
+    return {key: getattr(dataset, key) for key in AUGMENTATION} | flags
 
 
 def report(split: str, finding: 'Finding', row: DatasetRow, max_faults: int = 20) -> None:

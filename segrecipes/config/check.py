@@ -3,6 +3,7 @@
 import re
 
 from segrecipes.base.errors import UserError, suggestion
+from segrecipes.config.augmentation import faults_of
 from segrecipes.config.loss import check_loss
 from segrecipes.config.schema import Config
 
@@ -44,11 +45,9 @@ def check(config: Config) -> None:
             faults.append(f'{key}.path={dataset.path} is remote: set {key}.is_streaming=true and {key}.local=./cache')
         elif '://' in dataset.path and dataset.local is None:
             faults.append(f'{key}.local is not set: the folder that keeps what is downloaded from {dataset.path}')
-        for name in ('batch_size', 'final_size', 'base_size', 'min_resize_scale', 'max_resize_scale'):
-            if getattr(dataset, name) <= 0:
-                faults.append(f'{key}.{name}={getattr(dataset, name)} must be positive')
-        if dataset.min_resize_scale > dataset.max_resize_scale:
-            faults.append(f'{key}.min_resize_scale={dataset.min_resize_scale} is above max_resize_scale')
+        faults += faults_of(dataset, lambda name, key=key: f'{key}.{name}')
+        if dataset.batch_size <= 0:
+            faults.append(f'{key}.batch_size={dataset.batch_size} must be positive')
         if dataset.num_workers is not None and dataset.num_workers < 0:
             faults.append(f'{key}.num_workers={dataset.num_workers} must be 0 or more')
         if dataset.window_stride is not None and not 0 < dataset.window_stride <= dataset.final_size:

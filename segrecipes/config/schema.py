@@ -51,6 +51,18 @@ class DatasetConfig:
     max_resize_scale: float = 2.0
     keep_ratio: bool = False
     final_size: int = 512
+    max_class_share: float = 0.75  # a crop with more of one class is drawn again
+    flip_probability: float = 0.5
+    vertical_flip_probability: float = 0.0
+    right_angle_turns: bool = False
+    rotation: float = 0.0  # degrees either way
+    brightness: float = 32 / 255
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 18 / 255
+    blur_probability: float = 0.0
+    blur_sigma: float = 2.0  # pixels, at most
+    albumentations: list[Any] = field(default_factory=list)  # further transforms, such as [{name: CLAHE, p: 0.2}]
     ignore_background: bool = True
     pad_to_square: bool = False  # before all else, on both sides; what is added is ignored
     window_stride: int | None = None  # of eval_protocol=slide, in pixels; None: two thirds of final_size

@@ -1,11 +1,14 @@
 """Paired augmentation of an image and its classes on uint8 arrays."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
 
+from segrecipes.data.further import Further
 from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
 from segrecipes.datasets.row import IGNORED
 
@@ -25,13 +28,15 @@ def sample_rng(seed: int, epoch: int, uid: str) -> np.random.Generator:
 class Geometry:
     """Where a crop lies: the image is resized to ``resized``, padded by ``pad``, cropped at ``offset``, maybe flipped.
 
-    All pairs are (y, x) in pixels of the resized image.
+    All pairs are (y, x) in pixels of the resized image, which is turned counterclockwise around the crop's centre by
+    ``angle`` degrees.
     """
 
     resized: tuple[int, int]
     offset: tuple[int, int]
     pad: tuple[int, int]
     flip: bool
+    angle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class TrainTransform:
     (upstream's square) or, with ``keep_ratio``, the short one, the long one at most four times ``base_size``
     (mmsegmentation's (2048, 512)). A crop in which one class has more than ``max_class_share`` of the labelled pixels
     is drawn again, up to ``crop_retries`` times.
+
+    What is off by default: a turn by up to ``rotation`` degrees either way, a Gaussian blur of up to ``blur_sigma``
+    pixels, turns by right angles and vertical flips, and last ``albumentations``, the specs of :class:`Further`. What
+    is off draws nothing, so the others draw what they drew without it.
     """
 
     base_size: int = 512
@@ -56,6 +65,12 @@ class TrainTransform:
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 18 / 255
+    vertical_flip_probability: float = 0.0
+    right_angle_turns: bool = False
+    rotation: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: float = 2.0
+    albumentations: list[Any] = field(default_factory=list)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(H, W, 3) uint8 and (H, W) uint8 → the same at ``final_size``; padding is the mean colour and 255."""
@@ -63,8 +78,20 @@ class TrainTransform:
         image, mask = warp(image, mask, geometry, self.final_size)
         matrix = self.draw_photometric(np.array(cv2.mean(image[::8, ::8])[:3]), rng)
         image = cv2.transform(image, matrix)
+        if self.blur_probability and rng.random() < self.blur_probability:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, max(0.1, self.blur_sigma)))
         fill_padding(image, mask, geometry)
-        return image, mask
+        if self.right_angle_turns:
+            turns = int(rng.integers(4))
+            image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+        if self.vertical_flip_probability and rng.random() < self.vertical_flip_probability:
+            image, mask = image[::-1], mask[::-1]
+        image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
+        return self._further(image, mask, rng) if self.albumentations else (image, mask)
+
+    @cached_property
+    def _further(self) -> Further:
+        return Further(self.albumentations)
 
     def draw_geometry(self, mask: np.ndarray, rng: np.random.Generator) -> Geometry:
         height, width = mask.shape
@@ -81,7 +108,10 @@ class TrainTransform:
             offset = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
             if room == (0, 0) or self._is_varied(mask, resized, offset):
                 break
-        return Geometry(resized, offset, pad, bool(rng.random() < self.flip_probability))
+        flip = bool(rng.random() < self.flip_probability)
+        return Geometry(
+            resized, offset, pad, flip, rng.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
+        )
 
     def _is_varied(self, mask: np.ndarray, resized: tuple[int, int], offset: tuple[int, int]) -> bool:
         """Whether no class fills the crop. Looks at about 64×64 of its pixels, in the mask's own resolution."""
@@ -151,7 +181,16 @@ def _source_map(shape: tuple[int, ...], geometry: Geometry, size: int) -> np.nda
     first_x = scale_x * (0.5 + geometry.offset[1] - geometry.pad[1]) - 0.5
     if geometry.flip:
         first_x, scale_x = first_x + scale_x * (size - 1), -scale_x
-    return np.array([[scale_x, 0, first_x], [0, scale_y, first_y]])
+    matrix = np.array([[scale_x, 0, first_x], [0, scale_y, first_y]])
+    return matrix @ _turn(geometry.angle, size) if geometry.angle else matrix
+
+
+def _turn(angle: float, size: int) -> np.ndarray:
+    """(3, 3) map from a pixel (x, y) of a crop to where it was before the crop's content turned around its centre."""
+    cos, sin, center = np.cos(np.radians(angle)), np.sin(np.radians(angle)), (size - 1) / 2
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    shift = np.array([[1, 0, center], [0, 1, center], [0, 0, 1]])
+    return shift @ turn @ np.linalg.inv(shift)
 
 
 def squared(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,11 +205,21 @@ def squared(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def fill_padding(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> None:
     """Overwrite, in place, what lies outside the resized image."""
-    size = mask.shape[0]
-    top, left = geometry.pad
-    bottom, right = min(size, top + geometry.resized[0]), min(size, left + geometry.resized[1])
-    if geometry.flip:
-        left, right = size - right, size - left
-    for outside in (np.s_[:top], np.s_[bottom:], np.s_[:, :left], np.s_[:, right:]):
+    for outside in _outside(geometry, mask.shape[0]):
         image[outside] = np.round(IMAGENET_CHANNEL_MEAN)
         mask[outside] = IGNORED
+
+
+def _outside(geometry: Geometry, size: int) -> list[Any]:
+    """Indices of a crop's pixels outside the resized image: four slices or, of a turned one, a (size, size) mask."""
+    top, left = (geometry.pad[i] - geometry.offset[i] for i in (0, 1))
+    bottom, right = top + geometry.resized[0], left + geometry.resized[1]
+    if geometry.flip:
+        left, right = size - right, size - left
+    if not geometry.angle:
+        top, left, bottom, right = (min(size, max(0, edge)) for edge in (top, left, bottom, right))
+        return [np.s_[:top], np.s_[bottom:], np.s_[:, :left], np.s_[:, right:]]
+    x, y = np.arange(size), np.arange(size)[:, None]
+    (xx, xy, x0), (yx, yy, y0), _ = _turn(geometry.angle, size)
+    x, y = xx * x + xy * y + x0, yx * x + yy * y + y0
+    return [(y < top - 0.5) | (y >= bottom - 0.5) | (x < left - 0.5) | (x >= right - 0.5)]

@@ -1,11 +1,12 @@
 """Augmented samples of a dataset with their masks, as the network sees them."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.palette import colorize
+from segrecipes.config.augmentation import faults_of
+from segrecipes.data import further
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.loader import build_dataspec
 from segrecipes.datasets.table import get_dataset
@@ -49,8 +50,7 @@ def show_samples(out: Path, path: str, local: str | None, name: str, transform: 
 
 
 def check(transform: TrainTransform) -> None:
-    for key in ('base_size', 'final_size', 'min_resize_scale', 'max_resize_scale'):
-        if not 0 < getattr(transform, key) < math.inf:
-            raise UserError(f'--{key.replace("_", "-")}={getattr(transform, key)} must be positive')
-    if transform.min_resize_scale > transform.max_resize_scale:
-        raise UserError(f'--min-resize-scale={transform.min_resize_scale} is above --max-resize-scale')
+    for fault in faults_of(transform, lambda key: f'--{key.replace("_", "-")}'):
+        raise UserError(fault)
+    for fault in further.faults_of(transform.albumentations, '--albumentations'):
+        raise UserError(fault)

@@ -7,6 +7,7 @@ import torch
 from composer.core import DataSpec
 from composer.utils import dist
 
+from segrecipes.config.augmentation import AUGMENTATION
 from segrecipes.config.schema import Config, DatasetConfig
 from segrecipes.data.augment import TrainTransform
 from segrecipes.data.batch import collate
@@ -28,13 +29,7 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProt
     num_workers = max(1, min(8, cores)) if dataset.num_workers is None else dataset.num_workers
     workers = {'persistent_workers': dataset.persistent_workers, 'prefetch_factor': dataset.prefetch_factor}
     batch_size = dataset.batch_size // dist.get_world_size()
-    transform = protocol or TrainTransform(
-        dataset.base_size,
-        dataset.final_size,
-        dataset.min_resize_scale,
-        dataset.max_resize_scale,
-        dataset.keep_ratio,
-    )
+    transform = protocol or TrainTransform(**{key: getattr(dataset, key) for key in AUGMENTATION})
     spec = build_dataspec(
         path=dataset.path,
         split=split,

@@ -19,6 +19,7 @@ from segrecipes.config.check import check_batch_sizes
 from segrecipes.config.describe import describe
 from segrecipes.config.merge import merge
 from segrecipes.config.schema import Config
+from segrecipes.data.further import faults_of
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.architectures import check_names
 from segrecipes.models.heads import published_init
@@ -159,6 +160,7 @@ def check_registered(cfg: Config) -> None:
     if cfg.strategy not in STRATEGIES:
         raise unknown_name('strategy', cfg.strategy, STRATEGIES)
     faults = [
+        *(faults_of(cfg.train_dataset.albumentations, 'train_dataset.albumentations') if cfg.is_train else ()),
         *check_optimizer(cfg.optimizer),
         *registry.check_one('scheduler', cfg.scheduler),
         *registry.check('algorithms', cfg.algorithms),

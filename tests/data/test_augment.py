@@ -1,6 +1,7 @@
 import colorsys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from segrecipes.config.augmentation import AUGMENTATION
+from segrecipes.config.schema import DatasetConfig
 from segrecipes.data.augment import Geometry, TrainTransform, fill_padding, sample_rng, warp
 from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, to_network
 from segrecipes.datasets.row import IGNORED
@@ -208,7 +211,17 @@ def test_the_published_settings_are_the_defaults() -> None:
         'base_size': 512, 'final_size': 512, 'min_resize_scale': 0.5, 'max_resize_scale': 2.0, 'keep_ratio': False,
         'max_class_share': 0.75, 'crop_retries': 10, 'flip_probability': 0.5,
         'brightness': 32 / 255, 'contrast': 0.5, 'saturation': 0.5, 'hue': 18 / 255,
+        'vertical_flip_probability': 0.0, 'right_angle_turns': False, 'rotation': 0.0,
+        'blur_probability': 0.0, 'blur_sigma': 2.0, 'albumentations': [],
     }  # fmt: skip
+
+
+def test_the_keys_of_a_config_are_its_fields() -> None:
+    own = {field.name: field for field in fields(TrainTransform)}
+    assert {*AUGMENTATION} == own.keys() - {'crop_retries'}
+    assert {key: getattr(DatasetConfig(), key) for key in AUGMENTATION} == {
+        key: getattr(TrainTransform(), key) for key in AUGMENTATION
+    }
 
 
 def colour_of(mask: np.ndarray) -> np.ndarray:
@@ -528,3 +541,155 @@ def test_evaluation_has_nothing_random_and_keeps_labels() -> None:
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
     assert set(np.unique(first[1])) <= set(np.unique(mask))
+
+
+# What is off by default
+
+
+def turned(array: np.ndarray, angle: float, geometry: Geometry, size: int, fill: float) -> np.ndarray:
+    """By hand: each pixel of the crop shows the nearest pixel of the resized image that a turn by ``angle`` puts there.
+
+    The turn is counterclockwise around the crop's centre; of the image without a flip.
+    """
+    output = np.full((size, size), fill)
+    center, radians = (size - 1) / 2, np.radians(angle)
+    for row in range(size):
+        for column in range(size):
+            right, up = column - center, center - row
+            x = center + right * np.cos(radians) + up * np.sin(radians)  # turned back, clockwise
+            y = center - (up * np.cos(radians) - right * np.sin(radians))
+            y, x = y + geometry.offset[0] - geometry.pad[0] + 0.5, x + geometry.offset[1] - geometry.pad[1] + 0.5
+            if 0 <= y < array.shape[0] and 0 <= x < array.shape[1]:
+                output[row, column] = array[int(y), int(x)]
+    return output[:, ::-1] if geometry.flip else output
+
+
+@pytest.mark.parametrize('angle', [30.0, -75.0, 180.0, 5.5])
+@pytest.mark.parametrize('place', ['inside', 'padded', 'at an edge'])
+def test_a_turn_equals_one_by_hand(place, angle) -> None:
+    size = 41
+    shape, offset, pad = {
+        'inside': ((140, 150), (50, 55), (0, 0)), 'padded': ((31, 21), (0, 0), (5, 10)),
+        'at an edge': ((60, 70), (0, 29), (0, 0)),
+    }[place]  # fmt: skip
+    geometry = Geometry(shape, offset, pad, False, angle)
+    mask = patchy_mask(*shape)
+    image, labels = warp(colour_of(mask), mask, geometry, size)
+    fill_padding(image, labels, geometry)
+    expected = turned(mask, angle, geometry, size, 255)
+    assert (labels == expected).mean() > 0.99  # where two are equally near either is right
+    assert (labels == 255).mean() == pytest.approx((expected == 255).mean(), abs=0.01)
+    assert (labels == 255).any() or place != 'padded'
+    assert (labels != 255).all() or place != 'inside'
+    assert (image[labels == 255] == MEAN_COLOUR).all()
+    kernel = np.ones((3, 3), np.uint8)
+    interior = (cv2.dilate(labels, kernel) == cv2.erode(labels, kernel)) & (labels != 255)
+    interior[[0, -1]] = interior[:, [0, -1]] = False  # their neighbours are not in the crop
+    assert interior.sum() > 100
+    assert np.abs(image[interior].astype(int) - colour_of(labels)[interior]).max() <= 3
+
+
+@pytest.mark.parametrize('angle', [20.0, -140.0])
+def test_a_turn_equals_torchvisions(angle) -> None:
+    """A square of odd side, around its centre; what comes from beyond the image is ignored."""
+    image, mask = smooth_image(65, 65, detail=16), patchy_mask(65, 65)
+    geometry = Geometry((65, 65), (0, 0), (0, 0), False, angle)
+    found, labels = warp(image, mask, geometry, 65)
+    fill_padding(found, labels, geometry)
+    expected = tv.rotate(torch.from_numpy(mask)[None], angle, fill=[255])[0].numpy()
+    assert (labels == expected).mean() > 0.99
+    expected = tv.rotate(
+        torch.from_numpy(image).permute(2, 0, 1), angle, interpolation=tv.InterpolationMode.BILINEAR
+    ).permute(1, 2, 0)  # fmt: skip
+    inside = cv2.erode((labels != 255).astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
+    assert np.abs(found[inside].astype(int) - expected.numpy()[inside]).mean() < 1
+
+
+def test_a_flip_is_before_the_turn() -> None:
+    mask = patchy_mask(80, 90)
+    for angle in (15.0, -50.0):
+        flipped = Geometry((80, 90), (10, 20), (0, 0), True, angle)
+        plain = Geometry((80, 90), (10, 20), (0, 0), False, -angle)
+        pairs = []
+        for geometry in (flipped, plain):
+            image, labels = warp(colour_of(mask), mask, geometry, 41)
+            fill_padding(image, labels, geometry)
+            pairs.append(labels)
+        assert (pairs[0] == pairs[1][:, ::-1]).mean() > 0.99
+
+
+def test_angles_are_uniform_both_ways() -> None:
+    mask, rng = patchy_mask(60, 90), np.random.default_rng(0)
+    angles = [TrainTransform(64, 64, rotation=30).draw_geometry(mask, rng).angle for _ in range(1000)]
+    TestDrawGeometry.assert_uniform(angles, -30, 30)
+
+
+def test_right_angles_and_vertical_flips_are_of_the_finished_crop() -> None:
+    """All eight ways to lay a square occur about as often, and the image goes with its mask."""
+    image, mask = noise(48, 48), patchy_mask(48, 48)
+    plain = partial(PLAIN, 48, 48, 1.0, 1.0, flip_probability=0.0)
+    ways = [np.rot90(array, turns) for array in (mask, mask[::-1]) for turns in range(4)]
+    assert len({way.tobytes() for way in ways}) == 8
+    counts = np.zeros(8, int)
+    for seed in range(400):
+        transform = plain(right_angle_turns=True, vertical_flip_probability=0.5)
+        found, labels = transform(image, mask, np.random.default_rng(seed))
+        assert found.flags.c_contiguous and labels.flags.c_contiguous
+        (way,) = (index for index, way in enumerate(ways) if np.array_equal(way, labels))
+        counts[way] += 1
+        assert np.array_equal(found, np.rot90(image if way < 4 else image[::-1], way % 4))
+    assert counts.min() > 25 and counts.max() < 80  # 50 ± 7 each
+    flipped, labels = plain(vertical_flip_probability=1.0)(image, mask, np.random.default_rng(0))
+    assert np.array_equal(flipped, image[::-1]) and np.array_equal(labels, mask[::-1])
+
+
+def test_blur_is_a_gaussians() -> None:
+    """Of one bright pixel: the mean stays, the standard deviation along an axis is the one that was drawn."""
+    image, mask = np.zeros((65, 65, 3), np.uint8), np.full((65, 65), 3, np.uint8)
+    image[30:35, 30:35] = 255
+    transform = PLAIN(65, 65, 1.0, 1.0, flip_probability=0.0, blur_probability=1.0, blur_sigma=4.0)
+    sigmas, widths = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        transform.draw_geometry(mask, rng)
+        transform.draw_photometric(np.zeros(3), rng)
+        rng.random()
+        sigmas.append(rng.uniform(0.1, 4.0))
+        found, labels = transform(image, mask, np.random.default_rng(seed))
+        profile, place = found[..., 0].sum(axis=0).astype(float), np.arange(65) - 32
+        widths.append(np.sqrt((profile * place**2).sum() / profile.sum()))
+        assert np.array_equal(labels, mask)
+    assert max(sigmas) > 3 and min(sigmas) < 1
+    np.testing.assert_allclose(widths, np.sqrt(2 + np.array(sigmas) ** 2), rtol=0.06)  # 2: of five equal pixels
+
+
+def test_blur_happens_as_often_as_told_and_not_to_the_padding() -> None:
+    image, mask = noise(64, 64), patchy_mask(64, 64)
+    common: dict[str, Any] = {'flip_probability': 0.0, 'blur_sigma': 9.0}
+    plain = PLAIN(64, 80, 1.0, 1.0, **common)(image, mask, np.random.default_rng(0))[0]
+    transform, changed = PLAIN(64, 80, 1.0, 1.0, blur_probability=0.3, **common), 0
+    for seed in range(300):
+        found, labels = transform(image, mask, np.random.default_rng(seed))
+        changed += not np.array_equal(found, plain)
+        assert (found[labels == IGNORED] == MEAN_COLOUR).all()
+    assert 60 < changed < 125
+
+
+@pytest.mark.parametrize(
+    'changed',
+    [{'rotation': 30.0}, {'right_angle_turns': True}, {'vertical_flip_probability': 1.0}, {'blur_probability': 1.0}],
+    ids=str,
+)
+def test_what_is_off_draws_nothing(changed) -> None:
+    """The published augmentation is the same bits as before there was anything to turn on."""
+    image, mask = noise(60, 80), patchy_mask(60, 80)
+    off = replace(TrainTransform(64, 48, **changed), **{key: getattr(TrainTransform(), key) for key in changed})
+    differ = 0
+    for seed in range(8):
+        usual, same, on = (
+            transform(image, mask, np.random.default_rng(seed))
+            for transform in (TrainTransform(64, 48), off, TrainTransform(64, 48, **changed))
+        )
+        assert np.array_equal(usual[0], same[0]) and np.array_equal(usual[1], same[1])
+        differ += not np.array_equal(usual[0], on[0])
+    assert differ > 3

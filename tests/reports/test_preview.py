@@ -1,5 +1,6 @@
 """What a preview shows is what training would see, with the classes' colours where the classes are."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,23 @@ def test_the_samples_are_those_of_training(synthetic_folder: Path, shown: dict[s
     assert shown['title'] == f'{synthetic_folder}: 12 training samples at 33×33'
 
 
+def test_a_dataset_of_ones_own_says_how_it_is_augmented(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(preview, 'show_samples', lambda *arguments: given.extend(arguments) or 12)
+    tmp_path.joinpath('dataset.yaml').write_text(f"""
+path: {synthetic_folder}/ADEChallengeData2016
+classes: [{', '.join(CLASSES)}]
+labels: 1
+splits: {{train: images/training/*, val: images/validation/*}}
+mask: ['^images/(.+)\\.jpg$', 'annotations/\\1.png']
+config: {{train_dataset: {{final_size: 40, right_angle_turns: true, rotation: 9}}}}
+""")
+    run(str(tmp_path), '--show', 'grid.png', '--rotation=7')
+    assert given[-1] == TrainTransform(final_size=40, right_angle_turns=True, rotation=7.0)
+
+
 def test_shards_hold_the_same_samples(
     synthetic_folder: Path, synthetic_mds: Path, shown: dict[str, Any], clean_shared_memory: None
 ) -> None:
@@ -248,12 +266,43 @@ def test_lgg(shown: dict[str, Any]) -> None:
         ('--min-resize-scale=1e-1', {'min_resize_scale': 0.1}),
         ('--max-resize-scale 2 --base-size 48', {'max_resize_scale': 2.0, 'base_size': 48}),
         ('--min-resize-scale=1 --max-resize-scale=1', {'min_resize_scale': 1.0, 'max_resize_scale': 1.0}),
+        (
+            '--flip-probability=0 --vertical-flip-probability=0.5',
+            {
+                'flip_probability': 0.0,
+                'vertical_flip_probability': 0.5,
+            },
+        ),
+        ('--right-angle-turns --rotation 15', {'right_angle_turns': True, 'rotation': 15.0}),
+        (
+            '--brightness=0.1 --contrast=0.2 --saturation=0.3 --hue=0.04 --max-class-share=1',
+            {
+                'brightness': 0.1,
+                'contrast': 0.2,
+                'saturation': 0.3,
+                'hue': 0.04,
+                'max_class_share': 1.0,
+            },
+        ),
+        ('--blur-probability=0.5 --blur-sigma=3', {'blur_probability': 0.5, 'blur_sigma': 3.0}),
+        ('"--albumentations=[{name: CLAHE}]"', {'albumentations': [{'name': 'CLAHE'}]}),
+        ('--config=yamls/deeplabv3.yaml', {'base_size': 360, 'final_size': 352, 'keep_ratio': True}),
+        (
+            '--config=deeplabv3 --hue=0 --final-size=9',
+            {
+                'base_size': 360,
+                'final_size': 9,
+                'keep_ratio': True,
+                'hue': 0.0,
+            },
+        ),
     ],
 )
 def test_settings(text: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     given: list[Any] = []
     monkeypatch.setattr(preview, 'show_samples', lambda *arguments: given.extend(arguments) or 3)
-    run('data', 'cache', '--name=camvid', '--show', 'grid.png', *text.split())
+    monkeypatch.chdir(ROOT)
+    run('data', 'cache', '--name=camvid', '--show', 'grid.png', *shlex.split(text))
     out, path, local, name, transform = given
     assert (out, path, local, name) == (Path('grid.png'), 'data', 'cache', 'camvid')
     assert transform == TrainTransform(**values)
@@ -290,6 +339,12 @@ def test_malformed_settings(
         ('--min-resize-scale=0', '--min-resize-scale=0.0 must be positive'),
         ('--max-resize-scale=nan', '--max-resize-scale=nan must be positive'),
         ('--max-resize-scale=inf', '--max-resize-scale=inf must be positive'),
+        ('--hue=0.6', '--hue=0.6 must be 0 … 0.5'),
+        ('--rotation=-1', '--rotation=-1.0 must be 0 … 180'),
+        ('--flip-probability=1.5', '--flip-probability=1.5 must be 0 … 1'),
+        ('--max-class-share=0', '--max-class-share=0.0 must be above 0, at most 1'),
+        ('--albumentations=3', '--albumentations=3 must be a list of transforms, such as [{name: CLAHE, p: 0.2}]'),
+        ('--config=none.yaml', 'config file does not exist: none.yaml'),
         ('--min-resize-scale=3', '--min-resize-scale=3.0 is above --max-resize-scale'),
         ('--name=nope', f'train_dataset.name=nope is not known. Legal: {", ".join(LEGAL)}.'),
     ],
