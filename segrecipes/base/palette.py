@@ -83,7 +83,7 @@ def color_table(colors: Sequence[Color]) -> np.ndarray:
 
 def striped(labels: np.ndarray) -> np.ndarray:
     """(H, W) uint8 labels with ignored pixels, 255, in stripes of 254 and 255 that show at the size of the picture."""
-    width = max(2, round(max(labels.shape) / 100))
+    width = max(2, round(max(labels.shape) / 50))
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     return np.where((labels == 255) & ((rows + columns) // width % 2 == 0), np.uint8(MOST_COLORS), labels)
 

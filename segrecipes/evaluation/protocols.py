@@ -1,6 +1,6 @@
 """Evaluation protocols: what a network is shown of an image, and how its logits become labels of its own pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,6 +18,7 @@ from segrecipes.evaluation.metrics import CrossEntropy, MIoU, Scored, argmax, la
 from segrecipes.evaluation.views import Network, View, tiles
 
 EVALUATED_AT_ONCE = 2**21  # pixels of a batch, 8 images of 512²: bounds what the network takes in an evaluation
+SMALLEST = torch.finfo(torch.float32).tiny  # probability of a class: its logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,26 @@ class EvalProtocol:
         return 1
 
     def metrics(self, num_classes: int) -> MetricCollection:
-        return MetricCollection({f'mIoU[{self}]': MIoU(num_classes)})
+        return MetricCollection({f'mIoU[{self}]': MIoU(num_classes), f'CrossEntropy[{self}]': CrossEntropy()})
 
     def score(self, network: Network, images: Any, labels: Any, num_classes: int, ignore_index: int = -1) -> Scored:
         """The predictions for a batch of this protocol's, normalised and on the device, against its labels."""
-        found = [self.labels(network, views, of_image.shape) for views, of_image in zip(images, labels)]
-        return score_predictions(found, labels, num_classes, ignore_index)
+        found, likelihood = [], torch.zeros((), dtype=torch.float64, device=labels[0].device)
+        for views, of_image in zip(images, labels):
+            predicted = torch.empty_like(of_image, dtype=label_dtype(num_classes))
+            for tile, scores, views_added in self._merged(network, views, of_image.shape):
+                predicted[tile] = argmax(scores.unsqueeze(0))[0].to(predicted.dtype)
+                truth = of_image[tile].long()
+                ignored = truth == ignore_index
+                hits = scores.gather(0, truth.masked_fill(ignored, 0).unsqueeze(0))[0]
+                hits = (
+                    hits - scores.logsumexp(dim=0)
+                    if views_added == 1
+                    else (hits / views_added).clamp_min(SMALLEST).log()
+                )
+                likelihood += hits.masked_fill(ignored, 0).sum(dtype=torch.float64)
+            found.append(predicted)
+        return score_predictions(found, labels, num_classes, ignore_index)._replace(negative_log_likelihood=-likelihood)
 
     def views(self, image: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 → one resized image a ratio."""
@@ -82,7 +97,20 @@ class EvalProtocol:
 
     @torch.no_grad()
     def labels(self, network: Network, views: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Normalised views, (3, h, w) float each, of one image → (H, W) uint8 labels, int16 for more than 256 classes.
+        """Normalised views, (3, h, w) float each, of an image → (H, W) uint8 labels; int16 of more than 256 classes."""
+        labels = None
+        for tile, scores, _ in self._merged(network, views, size):
+            if labels is None:
+                labels = torch.empty(size, dtype=label_dtype(len(scores)), device=scores.device)
+            labels[tile] = argmax(scores.unsqueeze(0))[0].to(labels.dtype)
+        assert labels is not None
+        return labels
+
+    @torch.no_grad()
+    def _merged(
+        self, network: Network, views: list[Tensor], size: tuple[int, int]
+    ) -> Iterator[tuple[tuple[slice, slice], Tensor, int]]:
+        """Tile by tile (C, n, m) scores of an image: logits of one view, or the sum of the probabilities of several.
 
         Every step from the network's logits to the image's pixels is linear and separable, so each is a matrix for the
         rows and one for the columns. They are applied a tile at a time: full-size scores never exist at once.
@@ -99,15 +127,13 @@ class EvalProtocol:
         with torch.autocast(device.type, enabled=False):
             mirrored = (False, True) if self.flip else (False,)
             shown = [View(run, view, size, self._window, flip) for view, flip in product(views, mirrored)]
-            labels = torch.empty(size, dtype=label_dtype(shown[0].num_classes), device=device)
             for rows, columns in tiles(size, shown[0].num_classes, device):
                 scores = shown[0].scores(rows, columns)
                 if len(shown) > 1:  # the sum of the probabilities has the argmax of their mean
                     scores = scores.softmax(dim=0)
                     for view in shown[1:]:
                         scores += view.scores(rows, columns).softmax(dim=0)
-                labels[rows, columns] = argmax(scores.unsqueeze(0))[0].to(labels.dtype)
-        return labels
+                yield (rows, columns), scores, len(shown)
 
     @property
     def _window(self) -> tuple[int, int] | None:

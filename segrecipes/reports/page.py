@@ -11,11 +11,16 @@ import numpy as np
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.files import write_text
+from segrecipes.base.palette import BACKGROUNDS
 from segrecipes.base.run_files import REPORT
+from segrecipes.evaluation.overlay import share_text
 from segrecipes.evaluation.scores import Scores
+from segrecipes.reports.about import about, commands, failure
+from segrecipes.reports.compare import class_differences, config_differences, not_comparable
 from segrecipes.reports.pictures import picture
 from segrecipes.reports.plots import CURVES, comparison, figures, library
-from segrecipes.reports.run import GROUPS, Run, read_run
+from segrecipes.reports.read import GROUPS
+from segrecipes.reports.run import Run, read_run
 
 TEMPLATES = Path(__file__).parent / 'templates'
 WEAKEST = 5
@@ -67,29 +72,22 @@ def _largest(pixels: np.ndarray, own: int, names: Sequence[str]) -> Confusion | 
     return Confusion(names[other], 100 * float(others[other] / pixels.sum())) if others[other] else None
 
 
+def group_dice(scores: Scores, most: int = 3) -> list[tuple[str, float, float]]:
+    """Of classes that are no background, where they are few: the mean and the median Dice of whole groups of images."""
+    if not scores.group_dice:
+        return []
+    names = [name for name in scores.class_names if name.lower() not in BACKGROUNDS]
+    mean, median = (dict(zip(scores.class_names, values.tolist())) for values in scores.dice.values())
+    return [(name, mean[name], median[name]) for name in names] if len(names) <= most else []
+
+
 def weakest(rows: Iterable[ClassRow], count: int = WEAKEST) -> list[ClassRow]:
     """The classes of lowest IoU, the lowest first; of equals the more frequent."""
     scored = [row for row in rows if row.iou is not None]
     return sorted(scored, key=lambda row: (row.iou, -(row.pixel_share or 0)))[:count]
 
 
-# Pictures
-
-
 # The page
-
-
-def not_comparable(runs: Sequence[Run]) -> list[str]:
-    """What differs between runs so that their scores cannot be compared: one line each."""
-    faults = []
-    for what, of in {
-        'final evaluation': {run.label: run.scores.protocol for run in runs if run.scores},
-        'evaluation while training': {run.label: run.best[2] for run in runs if run.best},
-        'dataset': {run.label: run.setting('eval_dataset', 'name') for run in runs if run.config.values},
-    }.items():
-        if len(set(of.values())) > 1:
-            faults.append(f'{what}: ' + ', '.join(f'{value or "?"} ({label})' for label, value in of.items()))
-    return faults
 
 
 def render(runs: Sequence[Run]) -> tuple[str, list[str]]:
@@ -111,12 +109,18 @@ def render(runs: Sequence[Run]) -> tuple[str, list[str]]:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {'percent': percent, 'share': share}
+    environment.filters |= {'percent': percent, 'share': share_or_none, 'signed': signed}
     rows = class_rows(run.scores) if run.scores else []
     page = environment.get_template('report.html.jinja').render(
         run=run,
         runs=runs,
+        failures={each.label: failure(each) for each in runs},
         faults=not_comparable(runs),
+        config_differences=config_differences(runs),
+        class_differences=class_differences(runs),
+        about=about(run),
+        commands=commands(run),
+        group_dice=group_dice(run.scores) if run.scores else [],
         rows=sorted(rows, key=lambda row: (row.iou is None, row.iou)),
         weakest=weakest(rows),
         never=[row.name for row in rows if row.iou is None],
@@ -134,11 +138,13 @@ def percent(value: float | None) -> str:
     return '–' if value is None or math.isnan(value) else f'{value:.1f}'
 
 
-def share(value: float | None) -> str:
-    """Percent of pixels: fewer digits for much, more for little."""
-    if value is None:
-        return '–'
-    return f'{value:.0f}' if value >= 10 else f'{value:.1f}' if value >= 0.1 or not value else '< 0.1'
+def signed(value: float | None) -> str:
+    return '–' if value is None else f'{value:+.1f}'.replace('-', '−')
+
+
+def share_or_none(value: float | None) -> str:
+    """Percent of pixels."""
+    return '–' if value is None else share_text(value)
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> tuple[Path, list[str]]:

@@ -8,9 +8,12 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from segrecipes.evaluation.scores import Scores
-from segrecipes.reports.run import Run, Series
+from segrecipes.reports.read import Series
+from segrecipes.reports.run import Run
 
 MOST_POINTS = 2000  # of one line in a plot
+MOST_LINES = 12  # of classes that are shown at first; the others at a click on their name
+UNSEEN = '#8a8a8a'  # in place of black, which a background has
 ACCENT, *OTHER_COLORS = COLORS = (
     '#3d7fe0',
     '#e08a1e',
@@ -31,6 +34,9 @@ CURVES = {
 }
 
 
+VALIDATION_LOSS = r'metrics/eval/CrossEntropy(?:\[(.+)\])?'
+
+
 def figures(run: Run) -> dict[str, dict[str, Any]]:
     """Those that there are data for, by name."""
     made = {name: curve(run, name) for name in CURVES}
@@ -44,6 +50,10 @@ def figures(run: Run) -> dict[str, dict[str, Any]]:
         star = {'symbol': 'star', 'size': 14, 'color': OTHER_COLORS[0]}
         traces.append(line(f'best: {value:.2f} %', [epoch], [value], mode='markers', marker=star))
         made['miou'] = figure(traces, 'epoch', 'mean IoU, %')
+    if losses := run.matching(VALIDATION_LOSS):
+        made['validation-loss'] = validation_loss(run, losses)
+    if run.history.class_ious:
+        made['class-ious'] = class_ious(run)
     if run.scores:
         made['confusion'] = heatmap(run.scores)
     if run.image_ious:
@@ -67,6 +77,45 @@ def curve(run: Run, name: str) -> dict[str, Any] | None:
             value = smoothed(value)
         traces.append(line(label, series.batch, value, color))
     return figure(traces, 'batch', unit) if traces else None
+
+
+def validation_loss(run: Run, losses: dict[str, Series]) -> dict[str, Any]:
+    """Cross entropy of each evaluation, and that of training at the same batches, averaged since the one before."""
+    traces = []
+    for (protocol, series), color in zip(losses.items(), cycle(COLORS)):
+        traces.append(line(protocol or 'validation', series.epoch, series.value, color, mode='lines+markers'))
+    training = run.history.metrics.get('loss/train/cross_entropy')
+    if training is not None:
+        series = next(iter(losses.values()))
+        edges = np.searchsorted(training.batch, series.batch, side='right')
+        parts = [training.value[first:last] for first, last in zip([0, *edges], edges)]
+        means = [(epoch, part.mean()) for epoch, part in zip(series.epoch, parts) if len(part)]
+        if means:
+            epochs, values = zip(*means)
+            style = {'color': OTHER_COLORS[0], 'width': 2, 'dash': 'dot'}
+            traces.append(line('training, mean since', epochs, values, mode='lines+markers') | {'line': style})
+    return figure(traces, 'epoch', 'cross entropy')
+
+
+def class_ious(run: Run) -> dict[str, Any]:
+    """IoU of each class at each evaluation, in its colour; the most frequent classes are shown first."""
+    final = run.scores.protocol if run.scores else None
+    lines = run.history.class_ious
+    of_class = lines.get(final or '', next(iter(lines.values())))
+    colors: dict[str, str] = {}
+    order = list(of_class)
+    if run.scores:
+        names = run.scores.class_names
+        colors = dict(zip(names, ('#{:02x}{:02x}{:02x}'.format(*color) for color in run.scores.colors)))
+        share = dict(zip(names, run.scores.pixel_share.tolist()))
+        order.sort(key=lambda name: -np.nan_to_num(share.get(name, 0)))
+    traces = []
+    for index, (name, color) in enumerate(zip(order, cycle(COLORS))):
+        series, color = of_class[name], colors.get(name, color)
+        color = UNSEEN if color == '#000000' else color
+        hidden = {'visible': 'legendonly'} if index >= MOST_LINES else {}
+        traces.append(line(name, series.epoch, series.value, color, mode='lines+markers') | hidden)
+    return figure(traces, 'epoch', 'IoU, %')
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -121,7 +170,7 @@ def line(
     **options: Any,
 ) -> dict[str, Any]:
     x, y = thinned(np.asarray(x), np.asarray(y))
-    style = {'mode': 'lines', 'line': {'color': color, 'width': width}}
+    style = {'mode': 'lines' if len(x) > 1 else 'markers', 'line': {'color': color, 'width': width}}
     return {'type': 'scatter', 'name': plain(name), 'x': rounded(x, 9), 'y': rounded(y)} | style | options
 
 

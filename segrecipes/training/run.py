@@ -28,6 +28,7 @@ from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, S
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
 from segrecipes.training.callbacks.history import History
+from segrecipes.training.callbacks.record import Record
 from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss, StopOnUnlabelledEpoch
 from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
@@ -35,6 +36,7 @@ from segrecipes.training.evaluate import evaluate
 from segrecipes.training.folder import model_card, results_folder, run_folder, save_config
 from segrecipes.training.losses import loss_options, with_class_weights
 from segrecipes.training.optimizer import build_optimizer, check_optimizer
+from segrecipes.training.provenance import facts
 from segrecipes.training.restore import load_checkpoint
 from segrecipes.training.strategy import STRATEGIES
 from segrecipes.training.tasks.segmentation import build_model
@@ -124,7 +126,9 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     bar = cfg.loggers.get('progress_bar')
     bar = None if bar is None else {'class_names': card.class_names} | bar
     loggers = registry.build('loggers', {**cfg.loggers, 'progress_bar': bar})
-    loggers += [History(folder)] if folder and cfg.is_train else []
+    if folder and train_dataspec is not None:
+        loggers.append(History(folder))
+        callbacks.append(Record(folder, facts(cfg, model, train_dataspec, eval_dataspec)))
 
     # Trainer
     trainer = build_trainer(

@@ -61,7 +61,7 @@ def test_ignored_pixels_are_striped() -> None:
             grey = DARK if (row + column) // 2 % 2 == 0 else LIGHT
             assert found[row, column].tolist() == ([1, 2, 3] if (row, column) == (2, 3) else grey)
     line = striped(np.full((1, 1000), 255, np.uint8))[0]
-    np.testing.assert_array_equal(line, np.tile(np.repeat([254, 255], 10), 50))
+    np.testing.assert_array_equal(line, np.tile(np.repeat([254, 255], 20), 25))
 
 
 def test_an_indexed_png_holds_labels_and_shows_classes() -> None:

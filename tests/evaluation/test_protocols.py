@@ -157,6 +157,36 @@ def test_combinations_that_are_in_no_row(protocol: EvalProtocol) -> None:
         assert_same_labels(labels, reference(protocol, network, views, image_size))
 
 
+@pytest.mark.parametrize('name', [name for name in PROTOCOLS if name != 'mosaic-512sq'])
+def test_the_loss_is_the_mean_cross_entropy_of_labelled_pixels(name: str) -> None:
+    """Of several views, of the mean of their probabilities; of images of several sizes, over all of their pixels."""
+    protocol, sizes, network = get_protocol(name, 32), [(48, 64), (37, 53), (1, 50)], random_network(5, 4)
+    views = [shown(protocol, random_image(size)) for size in sizes]
+    generator = torch.Generator().manual_seed(0)
+    labels = [torch.randint(-1, 5, size, generator=generator) for size in sizes]
+    metric = protocol.metrics(5)[f'CrossEntropy[{protocol}]']
+    with torch.no_grad():
+        scored = protocol.score(network, views, labels, 5)
+    metric.update(scored)
+    total, pixels = 0.0, 0
+    for of_image, truth in zip(views, labels):
+        found = reference(protocol, network, of_image, tuple(truth.shape)).double()
+        logs = found.log_softmax(dim=0) if len(of_image) == 1 else found.log()
+        total += sum(float(-logs[c, y, x]) for y, row in enumerate(truth.tolist()) for x, c in enumerate(row) if c >= 0)
+        pixels += int((truth >= 0).sum())
+    assert metric.compute().item() == pytest.approx(total / pixels, rel=1e-4)
+
+
+def test_the_loss_stays_finite_where_a_class_is_ruled_out() -> None:
+    """Its probability in float32 is 0 in each of several views."""
+    protocol = get_protocol('ade20k-ms', 32)
+    sure = torch.tensor([500.0, -500.0]).view(1, 2, 1, 1)
+    views = shown(protocol, random_image((20, 30)))
+    scored = protocol.score(lambda image: sure.expand(1, 2, 4, 4), [views], [torch.ones(20, 30, dtype=torch.int64)], 2)
+    assert scored.negative_log_likelihood is not None
+    assert scored.negative_log_likelihood.item() / 600 == pytest.approx(87.3, abs=0.1)
+
+
 def test_more_than_256_classes() -> None:
     protocol = get_protocol('ade20k-ss', 32)
     views = shown(protocol, random_image((20, 30)))

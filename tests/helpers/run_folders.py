@@ -81,6 +81,21 @@ def make_run(folder: Path, protocol: str = 'ade20k-ss', run_name: str = RUN_NAME
     return folder
 
 
+RECORDED = {
+    'started': '2026-11-21T23:43:32+00:00', 'resumed': ['2026-11-22T01:00:00+00:00'],
+    'ended': '2026-11-22T02:44:29+00:00', 'state': 'finished', 'command': 'segrecipes train my.yaml',
+    'hardware': {'device': 'GPU X', 'ranks': 8, 'nodes': 2, 'cpu': 'CPU Y', 'cores': 64},
+    'versions': {'segrecipes': '0.1.0', 'torch': '2.7.0'}, 'commits': {'segrecipes': '0123456789ab and changes'},
+    'dataset': 'mine', 'warning': '', 'images': {'train': 20210, 'val': 2000}, 'parameters': 11559480,
+    'duration': '4ep',
+}  # fmt: skip
+
+
+def write_record(folder: Path, **changes: Any) -> Path:
+    (folder / 'run.json').write_text(json.dumps(RECORDED | changes))
+    return folder
+
+
 class Text(HTMLParser):
     """What a reader sees, and the ids of a page."""
 

@@ -363,7 +363,7 @@ def test_what_evaluations_write(tmp_path: Path):
         prediction[:wrong, 0] = 1
         pictured = np.full((4, 4, 3), 200, np.uint8), truth, prediction
         gallery.add(uid, *scores, lambda pictured=pictured: pictured)
-    Scores(np.array([[13, 3], [0, 8]]), names, 2, 'slide', 'raw', 5, 50, colors).write(tmp_path / 'evaluation')
+    Scores(np.array([[13, 3], [0, 8]]), names, 2, 'slide', 'raw', 5, 50, colors=colors).write(tmp_path / 'evaluation')
     gallery.write(tmp_path / 'evaluation', colors)
     run = read_run(tmp_path)
     assert run.scores is not None

@@ -100,22 +100,22 @@ def test_flipping(run: Path, open_page: Callable[..., Any]):
         assert [text.lower() for text in pressed] == (list(visible) or ['image'])
         return visible
 
-    assert shown() == {'prediction': 0.7}
+    assert shown() == {'prediction': 0.5}
     for name in ('Truth', 'Errors', 'Prediction'):
         card.get_by_role('button', name=name).click()
-        assert shown() == {name.lower(): 0.7}
+        assert shown() == {name.lower(): 0.5}
     card.get_by_role('button', name='Image', exact=True).click()
     assert shown() == {}
     card.locator('.viewer').click()
-    assert shown() == {'truth': 0.7}
+    assert shown() == {'truth': 0.5}
     card.locator('.viewer').click()
-    assert shown() == {'prediction': 0.7}
+    assert shown() == {'prediction': 0.5}
     card.locator('.viewer').focus()
     for key, layers in {'t': ['truth'], 'ArrowRight': ['prediction'], 'E': ['errors'], 'i': []}.items():
         page.keyboard.press(key)
         assert list(shown()) == layers
     page.keyboard.press('ArrowLeft')
-    assert shown() == {'errors': 0.7}
+    assert shown() == {'errors': 0.5}
     card.locator('input').fill('25')
     assert shown() == {'errors': 0.25}
     page.locator('#all-views').get_by_role('button', name='Truth').click()

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from helpers.run_folders import CONFUSION, NASTY, line, make_run, parsed, traces, write_lines
+from helpers.run_folders import CONFUSION, NASTY, history_lines, line, make_run, parsed, traces, write_lines
 
+from segrecipes.evaluation.scores import Scores
 from segrecipes.reports.plots import MOST_POINTS, smoothed, thinned
 
 
@@ -79,6 +80,35 @@ def test_curves(run: Path):
     assert set(traces(plots['lr'])['DecoupledSGDW/group0']['y']) == {0.25}
     assert list(traces(plots['throughput'])) == ['samples per sec']  # one device: both are the same line
     assert plots['image-ious']['data'][0]['x'] == [90, 10, 5.5]
+
+
+def test_validation_loss_beside_that_of_training(run: Path):
+    """The mean of the batches since the evaluation before."""
+    lines = history_lines()
+    for batch, loss in ((10, 2.0), (40, 1.0)):
+        lines.append(line(batch, batch // 10, **{'metrics/eval/CrossEntropy[ade20k-ss]': loss}))
+    write_lines(run, sorted(lines, key=lambda entry: entry['batch']))
+    shown = traces(parsed(run)[1]['validation-loss'])
+    assert (shown['ade20k-ss']['x'], shown['ade20k-ss']['y']) == ([1, 4], [2, 1])
+    training = [np.mean([3 / batch for batch in part]) for part in (range(1, 11), range(11, 41))]
+    assert shown['training, mean since']['x'] == [1, 4]
+    np.testing.assert_allclose(shown['training, mean since']['y'], training, rtol=1e-4)
+    write_lines(run, [line(1, 1, **{'metrics/eval/CrossEntropy': 3.0})])  # of mosaic-512sq
+    assert traces(parsed(run)[1]['validation-loss'])['validation']['y'] == [3]
+
+
+def test_ious_of_classes_in_their_colours_the_frequent_first(tmp_path: Path):
+    names = [f'class {index}' for index in range(14)]
+    colors = [(0, 0, 0), *((index, 10, 20) for index in range(1, 14))]
+    confusion = np.diag(np.arange(1, 15))
+    Scores(confusion, tuple(names), 3, 'slide', colors=tuple(colors)).write(tmp_path / 'evaluation')
+    table = {'eval/classes[slide]': {'columns': [], 'rows': [[name, index] for index, name in enumerate(names)]}}
+    write_lines(tmp_path, [line(10, 1, a=1) | {'tables': table}, line(20, 2, a=1) | {'tables': table}])
+    lines = parsed(tmp_path)[1]['class-ious']['data']
+    assert [trace['name'] for trace in lines] == names[::-1]
+    assert [trace.get('visible') for trace in lines] == [None] * 12 + ['legendonly'] * 2
+    assert [trace['line']['color'] for trace in lines][::13] == ['#0d0a14', '#8a8a8a']  # black would not be seen
+    assert (lines[0]['x'], lines[0]['y']) == ([1, 2], [13, 13])
 
 
 def test_memory(run: Path):

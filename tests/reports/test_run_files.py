@@ -37,7 +37,7 @@ def test_the_history_is_where_a_run_writes_it(tmp_path: Path):
 
 
 def values(folder: Path, name: str) -> list[tuple[float, ...]]:
-    return list(zip(*(column.tolist() for column in read_run(folder).history[name])))
+    return list(zip(*(column.tolist() for column in read_run(folder).history.metrics[name])))
 
 
 def test_lines_of_a_batch_add_up(tmp_path: Path):
@@ -73,6 +73,42 @@ def test_what_is_no_number_is_left_out(tmp_path: Path):
     folder = write_lines(tmp_path, lines)
     assert values(folder, 'a') == [(4, 0, 144, 2)]
     assert values(folder, 'b') == [(1, 0, 36, 1)]
+
+
+@pytest.mark.parametrize(
+    ('losses', 'lost'),
+    [
+        ([1, 2, 3], None), ([1, None], 2), ([1, None, None], 2), ([None], 1), ([1, None, 3], None), ([], None),
+        ([1, None, 3, float('nan')], 4), ([1, float('inf')], 2),
+    ],
+)  # fmt: skip
+def test_the_batch_from_which_on_the_loss_was_lost(tmp_path: Path, losses: list[float | None], lost: int | None):
+    lines = [line(batch, 0, loss__train__total=loss) for batch, loss in enumerate(losses, start=1)]
+    assert read_run(write_lines(tmp_path, [*lines, line(9, 0, lr=0.1)])).history.lost == lost
+
+
+def test_a_run_that_goes_back_forgets_its_lost_loss(tmp_path: Path):
+    lines = [line(batch, 0, loss__train__total=loss) for batch, loss in ((1, 1), (2, 2), (3, None), (2, 2.5))]
+    assert read_run(write_lines(tmp_path, lines)).history.lost is None
+
+
+def test_ious_of_the_classes(tmp_path: Path):
+    tables = [[['sky', 10.0], ['sea', None]], [['sky', 20.0], ['sea', 5]]]
+    lines = [
+        line(batch, batch, a=1) | {'tables': {'eval/classes[slide]': {'columns': ['class', 'IoU'], 'rows': rows}}}
+        for batch, rows in enumerate(tables, start=1)
+    ]
+    found = read_run(write_lines(tmp_path, lines)).history.class_ious
+    assert list(found) == ['slide']
+    columns = {name: [column.tolist() for column in series] for name, series in found['slide'].items()}
+    assert columns == {'sky': [[1, 2], [1, 2], [36, 72], [10, 20]], 'sea': [[2], [2], [72], [5]]}
+
+
+@pytest.mark.parametrize('table', [{}, {'rows': 3}, {'rows': [['sky']]}])
+def test_a_damaged_table(tmp_path: Path, table: Any):
+    write_lines(tmp_path, [line(1, 0, a=1) | {'tables': {'eval/classes[slide]': table}}])
+    with pytest.raises(UserError, match=r'history\.jsonl, eval/classes\[slide\]: damaged: '):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,33 @@ def test_closed_and_used_again(tmp_path: Path) -> None:
     assert [line['batch'] for line in lines(tmp_path)] == [1, 2]
 
 
+def test_what_was_logged_of_the_batch_that_ended_a_run(tmp_path: Path) -> None:
+    """A callback that raises comes before the loggers."""
+    nothing: Any = None
+    history = start(tmp_path)
+    history.batch_start(state_at(0), nothing)
+    history.log_metrics({'loss': float('nan')})
+    history.close(state_at(1), nothing)
+    assert [(line['batch'], line['metrics']) for line in lines(tmp_path)] == [(1, {'loss': None})]
+
+    refused = start(tmp_path, batch=1)  # resumed, and ended before its first batch
+    refused.log_metrics({'loss': 3})
+    refused.close(state_at(1), nothing)
+    assert len(lines(tmp_path)) == 1
+
+
+def test_tables_are_kept_with_the_metrics_of_their_batch(tmp_path: Path) -> None:
+    nothing: Any = None
+    history = start(tmp_path)
+    history.log_table(['class', 'IoU'], [['sky', 50.0], ['sea', None]], 'eval/classes')
+    log(history, 1, loss=1)
+    log(history, 2, loss=2)
+    first, second = lines(tmp_path)
+    assert first['tables'] == {'eval/classes': {'columns': ['class', 'IoU'], 'rows': [['sky', 50.0], ['sea', None]]}}
+    assert 'tables' not in second
+    history.close(state_at(2), nothing)
+
+
 def test_the_folder_may_name_the_run(tmp_path: Path) -> None:
     log(start(f'{tmp_path}/{{run_name}}'), 1, loss=1)
     assert len(lines(tmp_path / 'first')) == 1

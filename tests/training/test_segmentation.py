@@ -724,10 +724,10 @@ class TestProtocol:
         [
             ('mosaic-512sq', 512, {'CrossEntropy', 'MIoU'}),
             ('mosaic-512sq', 48, {'CrossEntropy', 'MIoU'}),
-            ('ade20k-ss', 512, {'mIoU[ade20k-ss]'}),
-            ('ade20k-ss', 48, {'mIoU[ade20k-ss@48]'}),
-            ('ade20k-ms', 512, {'mIoU[ade20k-ms]'}),
-            ('slide', 769, {'mIoU[slide@769]'}),
+            ('ade20k-ss', 512, {'mIoU[ade20k-ss]', 'CrossEntropy[ade20k-ss]'}),
+            ('ade20k-ss', 48, {'mIoU[ade20k-ss@48]', 'CrossEntropy[ade20k-ss@48]'}),
+            ('ade20k-ms', 512, {'mIoU[ade20k-ms]', 'CrossEntropy[ade20k-ms]'}),
+            ('slide', 769, {'mIoU[slide@769]', 'CrossEntropy[slide@769]'}),
         ],
     )
     def test_the_metric_is_named_after_it(self, name, size, names) -> None:

@@ -154,3 +154,14 @@ function choose(chosen) {
 }
 for (const button of groups) button.addEventListener('click', () => choose(button));
 if (groups.length) choose(groups[0]);
+
+// Commands to copy
+
+for (const button of navigator.clipboard ? document.querySelectorAll('.copy') : []) {
+  button.hidden = false;
+  button.addEventListener('click', async () => {
+    await navigator.clipboard.writeText(button.closest('.command').querySelector('pre').textContent);
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+  });
+}

@@ -15,6 +15,8 @@ from segrecipes.base.run_files import HISTORY
 class History(LoggerDestination):
     """Writes ``history.jsonl``: batch, epoch, samples seen, seconds of training and what was logged, a line a batch.
 
+    What was logged are metrics, and tables where there are some: of each its columns and rows.
+
     A resumed run goes on below what it finds; of two lines about a batch the later one holds. A new run starts anew,
     once its first batch is done: Composer refuses an occupied folder only at ``fit``.
 
@@ -26,13 +28,23 @@ class History(LoggerDestination):
         self.folder = folder
         self._resumed = False
         self._pending: dict[str, float] = {}
+        self._tables: dict[str, Any] = {}
+        self._has_begun = False
         self._file: TextIO | None = None
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         self._pending |= {name: float(value) for name, value in metrics.items()}
 
+    def log_table(
+        self, columns: list[str], rows: list[list[Any]], name: str = 'Table', step: int | None = None
+    ) -> None:
+        self._tables[name] = {'columns': columns, 'rows': rows}
+
     def fit_start(self, state: State, logger: Logger) -> None:
         self._resumed = state.timestamp.batch > 0
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        self._has_begun = True
 
     def batch_end(self, state: State, logger: Logger) -> None:
         self._write(state)
@@ -44,12 +56,15 @@ class History(LoggerDestination):
         self._write(state)
 
     def close(self, state: State, logger: Logger) -> None:
+        if self._has_begun:  # what a run that was ended by its last batch has logged of it
+            self._write(state)
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _write(self, state: State) -> None:
         metrics, self._pending = self._pending, {}
+        tables, self._tables = self._tables, {}
         if not metrics or dist.get_global_rank() or state.timestamp.batch == 0:
             return
         if self._file is None:
@@ -66,7 +81,7 @@ class History(LoggerDestination):
             'sample': time.sample.value,
             'seconds': round(time.total_wct.total_seconds(), 3) if time.total_wct else 0,
             'metrics': {name: value if math.isfinite(value) else None for name, value in metrics.items()},
-        }
+        } | ({'tables': tables} if tables else {})
         self._file.write(json.dumps(line) + '\n')
 
 

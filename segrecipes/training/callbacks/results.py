@@ -13,14 +13,14 @@ from torch import Tensor
 from segrecipes.algorithms.ema import EMA
 from segrecipes.base.errors import UserError
 from segrecipes.base.palette import Color
-from segrecipes.base.run_files import PREDICTIONS, metric
+from segrecipes.base.run_files import PREDICTIONS, class_table, metric
 from segrecipes.data.batch import UIDS
 from segrecipes.data.normalize import to_pixels
 from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.gallery import Arrays, Gallery
 from segrecipes.evaluation.groups import Groups
 from segrecipes.evaluation.pictures import save_predictions, side_by_side
-from segrecipes.evaluation.scores import Scores
+from segrecipes.evaluation.scores import Scores, defined
 from segrecipes.training.callbacks.best import mean_iou, whole_confusion
 from segrecipes.training.strategy import STRATEGIES
 
@@ -100,6 +100,8 @@ class ShowResults(Callback):
         )
         self.evaluations.append(scores)
         logger.log_metrics({metric(name, model.protocol): value for name, value in scores.summary().items()})
+        rows = [[name, defined(value)] for name, value in zip(scores.class_names, scores.iou.tolist())]
+        logger.log_table(['class', 'IoU'], rows, class_table(model.protocol))
         if self.folder and self._gallery is not None:
             self._gallery.gather()
             if dist.get_global_rank() == 0:
