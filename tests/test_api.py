@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.buckets import lay_out
 from helpers.runs import TINY
 from PIL import Image
 
@@ -64,6 +65,17 @@ def test_evaluate_is_the_command(trained: RunResult, tmp_path: Path, capsys: pyt
         assert by_function == by_command
         assert Scores.from_dict(json.loads(by_function)).summary() == scores.summary()
     assert f'{found[0].mean_iou:.2f}' in capsys.readouterr().out
+
+
+def test_results_go_to_a_store(trained: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, monkeypatch)
+    [*_, raw] = evaluate(f'{trained.folder}/config.yaml', load_path=trained.checkpoint, out='gs://bucket/found')
+    there = tmp_path / 'gs/bucket/found/ade20k-ss/raw'
+    written = Scores.from_dict(json.loads((there / 'scores.json').read_text()))
+    np.testing.assert_array_equal(written.confusion, raw.confusion)
+    files = {path.relative_to(there) for path in there.rglob('*') if path.is_file()}
+    here = Path(f'{trained.results}')
+    assert files == {path.relative_to(here) for path in here.rglob('*') if path.is_file()}
 
 
 def test_predict_is_the_command(trained: RunResult, synthetic_folder: Path, tmp_path: Path) -> None:

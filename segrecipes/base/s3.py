@@ -1,9 +1,7 @@
 """S3, or whatever speaks it at ``S3_ENDPOINT_URL``: one client, and each way it fails told in one line."""
 
-import atexit
+import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,37 +79,49 @@ def _told(url: str, error: 'ClientError') -> UserError:
     return UserError(f'S3 failed on {url}: {error}')
 
 
-def check_readable(url: str) -> None:
-    """Raise, as ``s3_errors`` does, unless ``<url>/index.json`` can be read."""
-    index = f'{url.rstrip("/")}/index.json'
-    bucket, key = split_s3(index)
-    with s3_errors(index):
-        # Not a HEAD request: its answer has no body, so a missing bucket would look like a missing key.
-        s3_client().get_object(Bucket=bucket, Key=key)['Body'].close()
+class S3Store:
+    """The objects of S3, as :mod:`segrecipes.base.stores` asks for them."""
+
+    def __init__(self, url: str):
+        split_s3(url)
+
+    @functools.cached_property
+    def client(self) -> Any:
+        return s3_client()
+
+    def check(self, url: str) -> None:
+        with s3_errors(url):
+            # Not a HEAD request: its answer has no body, so a missing bucket would look like a missing key.
+            self.client.get_object(**_at(url))['Body'].close()
+
+    def names(self, url: str) -> set[str]:
+        """What lies below a URL, from there."""
+        bucket, prefix = split_s3(url)
+        with s3_errors(url):
+            pages = self.client.get_paginator('list_objects_v2').paginate(Bucket=bucket, Prefix=f'{prefix}/')
+            found = {item['Key'] for page in pages for item in page.get('Contents', [])}
+        return {key.removeprefix(f'{prefix}/') for key in found}
+
+    def upload(self, file: Path, url: str) -> None:
+        with s3_errors(url), file.open('rb') as body:
+            self.client.put_object(**_at(url), Body=body)
+
+    def write(self, text: str, url: str) -> None:
+        with s3_errors(url):
+            self.client.put_object(**_at(url), Body=text)
+
+    def delete(self, url: str) -> None:
+        with s3_errors(url):
+            self.client.delete_object(**_at(url))
+
+    def download(self, url: str, file: str) -> None:
+        """Also through the ``.symlink`` files by which Composer says which checkpoint is the latest."""
+        from composer.utils import get_file
+
+        with s3_errors(url):
+            get_file(url, file, progress_bar=False)
 
 
-def local_copy(path: str) -> str:
-    """A file anywhere Composer reads from → a path on this machine; each node downloads it once.
-
-    Raises:
-        MissingPathError: there is no such file.
-        UserError: the store refuses, or does not answer.
-    """
-    from composer.utils import dist, get_file
-
-    if '://' not in path:
-        if not Path(path).exists():
-            raise MissingPathError(f'load_path={path}: no such file')
-        return path
-    copy = None
-    if dist.get_local_rank() == 0:
-        folder = tempfile.mkdtemp(prefix='checkpoint-')
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        copy = str(Path(folder) / Path(path).name)
-        try:
-            with s3_errors(path):
-                get_file(path, copy, progress_bar=False)
-        except FileNotFoundError as error:
-            raise MissingPathError(f'load_path={path}: no such file') from error
-    copies: list[Any] = dist.all_gather_object(copy)
-    return copies[dist.get_global_rank() - dist.get_local_rank()]
+def _at(url: str) -> dict[str, str]:
+    bucket, _ = split_s3(url)
+    return {'Bucket': bucket, 'Key': url.partition('://')[2].partition('/')[2]}  # as it is: a slash may end it

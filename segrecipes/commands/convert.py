@@ -24,7 +24,9 @@ def comma_separated_or_none(text: str) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help='folder of the dataset')
-    parser.add_argument('--out', required=True, help='a folder, or s3://bucket/prefix')
+    parser.add_argument(
+        '--out', required=True, help='a folder, or a URL of s3, gs, oci, azure or hf, such as s3://bucket/prefix'
+    )
     parser.add_argument('--name', help=f'{", ".join(DATASETS)}, or path/to/{FILE}; default: that in PATH, else {USUAL}')
     parser.add_argument('--splits', type=comma_separated, default=SPLITS, help='default: train,val')
     parser.add_argument('--num-workers', type=int, help='processes; default: one a core')

@@ -30,7 +30,9 @@ MOST = 5  # names of a long list that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('path', help='a folder, or the root of MDS shards: a folder or s3://bucket/prefix')
+    parser.add_argument(
+        'path', help='a folder, or the root of MDS shards: a folder or a URL such as s3://bucket/prefix'
+    )
     parser.add_argument('local', nargs='?', help='where remote shards are kept')
     parser.add_argument('--name', help=f'{", ".join(DATASETS)}, or path/to/{FILE}; default: that in PATH, else {USUAL}')
     shown = parser.add_argument_group('samples')

@@ -3,6 +3,7 @@
 import re
 
 from segrecipes.base.errors import UserError, suggestion
+from segrecipes.base.stores import has_checkpoints, is_url
 from segrecipes.config.augmentation import faults_of
 from segrecipes.config.loss import check_loss
 from segrecipes.config.schema import Config
@@ -40,7 +41,7 @@ def check(config: Config) -> None:
         faults.append(f'compile={config.compile!r} must be true, false or a mapping of {", ".join(COMPILE_OPTIONS)}')
     for key, dataset in {'train_dataset': config.train_dataset, 'eval_dataset': config.eval_dataset}.items():
         if dataset.path is None:
-            faults.append(f'{key}.path is not set: the folder of the dataset, or s3://bucket/folder')
+            faults.append(f'{key}.path is not set: the folder of the dataset, or a URL such as s3://bucket/folder')
         elif '://' in dataset.path and not dataset.is_streaming:
             faults.append(f'{key}.path={dataset.path} is remote: set {key}.is_streaming=true and {key}.local=./cache')
         elif '://' in dataset.path and dataset.local is None:
@@ -61,6 +62,11 @@ def check(config: Config) -> None:
         faults.append(f'seed={config.seed} must be 0 or more, and below 2**32')
     if config.autoresume and not (config.run_name and config.save_folder):
         faults.append('autoresume=true needs run_name and save_folder, by which a restarted run finds its checkpoint')
+    if config.save_folder and is_url(config.save_folder) and not has_checkpoints(config.save_folder):
+        faults.append(
+            f'save_folder={config.save_folder}: Composer saves no checkpoints there. Keep the run in a folder, or in '
+            "another store; Predictor(…).push_to_hub('owner/name') publishes its network"
+        )
     if faults:
         raise UserError('\n       '.join(faults))
 

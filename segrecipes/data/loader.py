@@ -87,7 +87,7 @@ def build_dataspec(
     """A dataset and its loader.
 
     Args:
-        path: folder, or with ``is_streaming`` the root of MDS shards: a folder or ``s3://…``.
+        path: folder, or with ``is_streaming`` the root of MDS shards: a folder or a URL, of ``s3://`` or another store.
         split: ``train`` or ``val``.
         batch_size: samples a rank.
         name: a row of ``datasets.table.DATASETS``.

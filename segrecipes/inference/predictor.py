@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from segrecipes.base.errors import UserError
+from segrecipes.base.stores import is_url, local_copy
 from segrecipes.checkpoints.formats.table import FORMATS
 from segrecipes.checkpoints.load_export import load_exported, read_card
 from segrecipes.checkpoints.network import load_network
@@ -26,7 +27,8 @@ class Predictor(OnHub):
     Hub: :mod:`segrecipes.inference.hub`.
 
     Args:
-        path: a checkpoint with a model card, mmsegmentation's of the usual networks, or an exported .onnx or .pt2 file.
+        path: a checkpoint with a model card, mmsegmentation's of the usual networks, or an exported .onnx or .pt2 file;
+            or the URL of one, such as ``hf://owner/name/model.safetensors``.
         weights: ``best`` (averaged ones where the file has them), ``ema`` or ``raw``.
         protocol: how an image is shown to the network; by default ade20k-ss at the size it was evaluated at.
         device: such as ``cuda:1``; by default a GPU where there is one. Exported files run on the CPU.
@@ -45,6 +47,8 @@ class Predictor(OnHub):
         device: str | None = None,
         trust: bool = False,
     ):
+        self.path = str(path)  # as it is called; a copy of it may be read
+        path = local_copy(self.path, 'checkpoint') if is_url(path) else path
         self.source = {'path': path, 'weights': weights, 'trust': trust}
         form = next((row for row in FORMATS.values() if row.suffix == Path(path).suffix and row.is_program), None)
         self.network: Network

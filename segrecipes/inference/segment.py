@@ -54,7 +54,7 @@ def segment(
         shares[name] = class_shares(labels, predictor.card.class_names)
         yield name, labels
     if out is not None:
-        settings = {'checkpoint': str(predictor.source['path']), 'protocol': str(predictor.protocol)}
+        settings = {'checkpoint': predictor.path, 'protocol': str(predictor.protocol)}
         found = json.dumps({**settings, 'images': shares, 'failed': failed}, indent=1)
         write_text(Path(out) / 'shares.json', found + '\n')
 

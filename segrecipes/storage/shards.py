@@ -11,6 +11,7 @@ from streaming.base.dataset import _ShardState
 from torch.utils.data import Dataset
 
 from segrecipes.base.errors import MissingPathError
+from segrecipes.base.stores import check_readable, is_url, streaming_url
 from segrecipes.storage.decode import DataError, decode_image, decode_mask
 from segrecipes.storage.folders import MakeSample
 
@@ -32,10 +33,8 @@ class StreamingSegmentation(StreamingDataset):
         batch_size: int,
         **kwargs: Any,
     ):
-        remote = path if local is not None else None
-        if '://' in path:
-            from segrecipes.base.s3 import check_readable
-
+        remote = streaming_url(path) if local is not None else None
+        if is_url(path):
             check_readable(f'{path}/{split}')
         elif not (Path(path) / split / 'index.json').is_file():
             raise MissingPathError(f'no MDS dataset: {Path(path) / split / "index.json"} does not exist')

@@ -11,7 +11,7 @@ from typing import Any
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.files import write_text
-from segrecipes.base.s3 import s3_client, s3_errors, split_s3
+from segrecipes.base.stores import is_url, open_store
 
 Entry = dict[str, Any]  # what index.json says of a shard
 
@@ -62,66 +62,45 @@ class BucketTarget:
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip('/')
-        split_s3(self.root)
+        self.store = open_store(self.root, 'out')
 
     def __getstate__(self) -> dict[str, str]:
         return {'root': self.root}  # without the connection, which a worker must not share
 
-    @functools.cached_property
-    def client(self) -> Any:
-        return s3_client()
-
-    def at(self, name: str) -> dict[str, str]:
-        return dict(zip(('Bucket', 'Key'), split_s3(f'{self.root}/{name}')))
-
-    def keys(self, split: str) -> set[str]:
-        bucket, prefix = split_s3(f'{self.root}/{split}')
-        with s3_errors(f'{self.root}/{split}'):
-            pages = self.client.get_paginator('list_objects_v2').paginate(Bucket=bucket, Prefix=f'{prefix}/')
-            return {item['Key'] for page in pages for item in page.get('Contents', [])}
-
     def is_occupied(self, split: str) -> bool:
-        return bool(self.keys(split))
+        return bool(self.store.names(f'{self.root}/{split}'))
 
     @contextmanager
     def staging(self, splits: Sequence[str]) -> Iterator[Path]:
-        with s3_errors(self.root):
-            for split in filter(self.is_occupied, splits):  # a first conversion needs no permission to delete
-                self.client.delete_object(**self.at(f'{split}/index.json'))
+        for split in filter(self.is_occupied, splits):  # a first conversion needs no permission to delete
+            self.store.delete(f'{self.root}/{split}/index.json')
         with TemporaryDirectory() as folder:
             yield Path(folder)
 
     def put(self, file: Path, staging: Path, name: str) -> None:
-        with s3_errors(f'{self.root}/{name}'), file.open('rb') as body:
-            worker_client().put_object(**self.at(name), Body=body)
+        worker_store(self.root).upload(file, f'{self.root}/{name}')
 
     def publish(self, staging: Path, split: str, entries: list[Entry]) -> None:
-        names = ['index.json', *((entry['zip_data'] or entry['raw_data'])['basename'] for entry in entries)]
-        index, *shards = (self.at(f'{split}/{name}') for name in names)
-        with s3_errors(f'{self.root}/{split}'):
-            self.client.put_object(**index, Body=index_json(entries))
-            for key in self.keys(split) - {new['Key'] for new in (index, *shards)}:
-                self.client.delete_object(Bucket=index['Bucket'], Key=key)
+        shards = {(entry['zip_data'] or entry['raw_data'])['basename'] for entry in entries}
+        self.write(f'{split}/index.json', index_json(entries))
+        for name in self.store.names(f'{self.root}/{split}') - shards - {'index.json'}:
+            self.store.delete(f'{self.root}/{split}/{name}')
 
     def write(self, name: str, text: str) -> None:
-        with s3_errors(f'{self.root}/{name}'):
-            self.client.put_object(**self.at(name), Body=text)
+        self.store.write(text, f'{self.root}/{name}')
 
 
 @functools.cache
-def worker_client() -> Any:
-    """One client a worker, which asks for it shard after shard; the parent never does, or forks would share it."""
-    return s3_client()
+def worker_store(root: str) -> Any:
+    """One connection a worker, which asks for it shard after shard; the parent never does, or forks would share it."""
+    return open_store(root)
 
 
 Target = FolderTarget | BucketTarget
 
 
 def open_target(out: str | Path) -> Target:
-    scheme, is_url, _ = str(out).partition('://')
-    if is_url and scheme != 's3':
-        raise UserError(f'out={out}: {scheme}:// is not known; expected a folder or s3://bucket/prefix')
-    return BucketTarget(str(out)) if is_url else FolderTarget(out)
+    return BucketTarget(str(out)) if is_url(out) else FolderTarget(out)
 
 
 def index_json(entries: list[Entry]) -> str:

@@ -4,7 +4,7 @@ from composer.utils import dist
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.pickles import check_safe
-from segrecipes.base.s3 import local_copy
+from segrecipes.base.stores import local_copy
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.checkpoints.fine_tune import load_to_fine_tune, new_layers
 from segrecipes.checkpoints.fit import load_weights

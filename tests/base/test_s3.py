@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from composer.utils import dist
 
-from segrecipes.base import s3 as object_store
+from segrecipes.base import stores as object_store
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.base.s3 import local_copy
+from segrecipes.base.stores import local_copy
 
 CONTENT = bytes(range(256)) * 9
 
@@ -147,7 +147,7 @@ def test_a_copy_is_removed_when_the_process_ends(tmp_path: Path) -> None:
         'import composer.utils\n'
         'from pathlib import Path\n'
         'composer.utils.get_file = lambda path, destination, **_: Path(destination).write_text("weights")\n'
-        'from segrecipes.base.s3 import local_copy\n'
+        'from segrecipes.base.stores import local_copy\n'
         'copy = Path(local_copy("s3://bucket/best-rank0.pt"))\n'
         'print(copy, copy.read_text())\n'
     )

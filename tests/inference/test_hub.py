@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.buckets import lay_out
 from safetensors import safe_open
 
 from segrecipes import Predictor, UserError
@@ -122,6 +123,16 @@ def test_push_and_fetch(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert front_matter((hub / 'me/mine/README.md').read_text())['license'] == 'mit'
     fetched = Predictor.from_pretrained('me/mine', revision='main')
     np.testing.assert_array_equal(fetched(IMAGE), predictor(IMAGE))
+
+
+def test_a_file_of_the_hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, monkeypatch)
+    there = tmp_path / 'hf/me/mine/model.safetensors'
+    there.parent.mkdir(parents=True)
+    there.write_bytes(checkpoint.read_bytes())
+    np.testing.assert_array_equal(Predictor('hf://me/mine/model.safetensors')(IMAGE), Predictor(checkpoint)(IMAGE))
+    with pytest.raises(MissingPathError, match=r'^checkpoint=hf://me/mine/none\.pt: no such file$'):
+        Predictor('hf://me/mine/none.pt')
 
 
 def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ from streaming import MDSWriter, StreamingDataset
 from streaming.base.format import reader_from_json
 from streaming.base.hashing import get_hash
 
+from segrecipes.base import s3 as s3_module
 from segrecipes.base.errors import MissingPathError, UserError
-from segrecipes.base.s3 import check_readable, s3_client, split_s3
+from segrecipes.base.s3 import s3_client, split_s3
+from segrecipes.base.stores import check_readable
 from segrecipes.commands.cli import run
 from segrecipes.datasets.file import read_file, to_yaml
 from segrecipes.datasets.table import DATASETS
@@ -376,7 +378,7 @@ def test_on_s3_an_index_comes_after_its_shards_and_goes_before_them(
 ):
     """So that whoever reads meanwhile finds all that an index names, or no index."""
     done: list[tuple[str, str]] = []
-    real = targets.s3_client
+    real = s3_module.s3_client
 
     def noting(name: str, call: Any) -> Any:
         def noted(**given: Any) -> Any:
@@ -391,8 +393,8 @@ def test_on_s3_an_index_comes_after_its_shards_and_goes_before_them(
             setattr(made, name, noting(name, getattr(made, name)))
         return made
 
-    monkeypatch.setattr(targets, 's3_client', client)
-    targets.worker_client.cache_clear()
+    monkeypatch.setattr(s3_module, 's3_client', client)
+    targets.worker_store.cache_clear()
     monkeypatch.setattr(convert_mds, 'ProcessPoolExecutor', lambda *args, **kwargs: ThreadPoolExecutor(1))
     for overwrite in (False, True):
         done.clear()
@@ -404,7 +406,7 @@ def test_on_s3_an_index_comes_after_its_shards_and_goes_before_them(
         assert keys.index(('put_object', 'index.json')) > max(shards)
         if overwrite:
             assert keys.index(('delete_object', 'index.json')) < min(shards)
-    targets.worker_client.cache_clear()
+    targets.worker_store.cache_clear()
 
 
 def test_ctrl_c_leaves_nothing_behind(dataset: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
@@ -435,8 +437,8 @@ def test_sizes_that_differ_are_named(dataset: Path, out: Path):
         ({'size_limit': '4gb'}, "size_limit='4gb' is out of range"),
         ({'compression': 'zip'}, 'compression=zip is not known'),
         ({'hashes': ['sha2']}, 'hashes=sha2 is not known'),
-        ({'out': 'gs://bucket/ade'}, 'gs:// is not known; expected a folder or s3://'),
-        ({'out': 's3:///ade'}, 'not an S3 address'),
+        ({'out': 'ftp://bucket/ade'}, 'out=ftp://bucket/ade: ftp:// is not known. Legal: a folder, s3://, gs://'),
+        ({'out': 's3:///ade'}, 'out=s3:///ade names no bucket; expected s3://bucket/path'),
         ({'path': 'nowhere'}, 'dataset folder does not exist: nowhere'),
     ],
 )

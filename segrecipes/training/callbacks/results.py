@@ -14,6 +14,7 @@ from segrecipes.algorithms.ema import EMA
 from segrecipes.base.errors import UserError
 from segrecipes.base.palette import Color
 from segrecipes.base.run_files import PREDICTIONS, class_table, metric
+from segrecipes.base.stores import written
 from segrecipes.data.batch import UIDS
 from segrecipes.data.normalize import to_pixels
 from segrecipes.datasets.table import get_dataset
@@ -32,7 +33,7 @@ class ShowResults(Callback):
     ``predictions.png``. The pictures that are always the same go to TensorBoard and W&B as well.
 
     Args:
-        folder: may name ``{run_name}``; None only logs.
+        folder: may name ``{run_name}``, and be a URL; None only logs.
         num_images: pictures of each group: best, worst, and always the same.
         strategy: a row of ``strategy.STRATEGIES``, by which the model is wrapped.
         dataset: what is evaluated, by name or path: its groups are scored as a whole, and its warning is repeated.
@@ -105,7 +106,8 @@ class ShowResults(Callback):
         if self.folder and self._gallery is not None:
             self._gallery.gather()
             if dist.get_global_rank() == 0:
-                self._write(Path(self.folder.format(run_name=state.run_name)), scores, logger)
+                with written(self.folder.format(run_name=state.run_name)) as folder:
+                    self._write(folder, scores, logger)
 
     def _write(self, folder: Path, scores: Scores, logger: Logger) -> None:
         assert self._gallery is not None
