@@ -23,6 +23,7 @@ VERBS = {
     'predict': 'segment images with a trained network',
     'export': 'write a network as ONNX, torch.export or safetensors',
     'report': 'write one page about a run, or compare several',
+    'sweep': 'search for the best settings of a training',
     'data': 'check a dataset, or draw its augmented samples',
     'data init': 'describe pictures of your own in a dataset.yaml',
     'convert': 'turn a dataset into MDS shards, on disk or on S3',
