@@ -129,8 +129,10 @@ def _read(value: Any) -> Range | Choices:
         raise ValueError(f'must be {LEGAL}')
     if unknown := next((name for name in value if name not in RANGE), None):
         raise ValueError(f'has {unknown}.{suggestion(unknown, RANGE)}')
-    numbers = [value.get(name) for name in ('low', 'high', *(['step'] if 'step' in value else []))]
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+    names = ['low', 'high', *(['step'] if 'step' in value else [])]
+    given = [value.get(name) for name in names]
+    numbers = [number for number in given if isinstance(number, int | float) and not isinstance(number, bool)]
+    if len(numbers) < len(names):
         raise ValueError('must have numbers for low and high')
     low, high, *step = numbers
     log = value.get('log', False)
