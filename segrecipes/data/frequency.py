@@ -3,19 +3,13 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from segrecipes.data.check import Masks
+
 MOST_MASKS = 5000  # are looked at: of more the counts of a sample do
-
-
-class Masks(Protocol):
-    """A dataset, as far as its masks are asked for."""
-
-    def mask(self, index: int) -> np.ndarray:
-        """(H, W) uint8 labels."""
-        ...
 
 
 class Frequencies(NamedTuple):
@@ -65,7 +59,7 @@ def count_classes(dataset: Masks, indices: np.ndarray, label_map: np.ndarray, nu
     """
     total = np.zeros((2, num_classes), np.int64)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for mask in pool.map(dataset.mask, indices.tolist()):
+        for _, mask in pool.map(dataset.read_mask, indices.tolist()):
             labels = np.bincount(mask.ravel(), minlength=256)
             pixels = np.bincount(label_map, labels, minlength=256)[:num_classes].astype(np.int64)
             total += pixels, (pixels > 0) * pixels.sum()

@@ -167,10 +167,6 @@ class FolderDataset(Dataset):
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def size(self) -> int:
-        return len(self.pairs)
-
     def read_mask(self, index: int) -> tuple[str, np.ndarray]:
         """(name, (H, W) uint8 labels as they are in the file) of a sample."""
         mask = self.pairs[index].mask
@@ -180,11 +176,6 @@ class FolderDataset(Dataset):
         epoch, index = key
         uid, image, mask = self.pairs[index]
         return self.make_sample(decode_image(image, str(image)), decode_mask(mask, str(mask)), uid, epoch)
-
-    def mask(self, index: int) -> np.ndarray:
-        """(H, W) uint8 labels."""
-        path = self.pairs[index].mask
-        return decode_mask(path, str(path))
 
     # Composer saves and restores a dataset that has these two, in place of loading batches only to skip them.
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:

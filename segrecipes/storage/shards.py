@@ -86,11 +86,6 @@ class StreamingSegmentation(StreamingDataset):
         sample = super().get_item(sample_id, retry)
         return {**sample, 'uid': sample['uid'].decode()}
 
-    def mask(self, index: int) -> np.ndarray:
-        """(H, W) uint8 labels."""
-        sample = self.read(index)
-        return decode_mask(sample['y'], f'{sample["uid"]} in {self.path}')
-
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         try:
             super().prepare_shard(shard_id, blocking)

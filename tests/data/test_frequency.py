@@ -21,8 +21,10 @@ PIXELS, AROUND = [6, 2, 1, 0], [6 + 3, 6, 3, 0]
 
 
 class Drawn:
-    def mask(self, index: int) -> np.ndarray:
-        return np.array(MASKS[index], np.uint8)
+    size = len(MASKS)
+
+    def read_mask(self, index: int) -> tuple[str, np.ndarray]:
+        return str(index), np.array(MASKS[index], np.uint8)
 
 
 def test_counts() -> None:
@@ -70,10 +72,10 @@ def test_masks_of_folder_and_shards(synthetic_folder: Path, synthetic_mds: Path,
         path=str(synthetic_mds), local=None, split='train', make_sample=make_sample, batch_size=1
     )
     assert folder.size == shards.size == 12
-    masks = {folder.pairs[index].uid: folder.mask(index) for index in range(12)}
+    masks = {folder.pairs[index].uid: folder.read_mask(index)[1] for index in range(12)}
     assert len({mask.tobytes() for mask in masks.values()}) == 12
     for index in range(12):
-        assert np.array_equal(shards.mask(index), masks[shards.read(index)['uid']])
+        assert np.array_equal(shards.read_mask(index)[1], masks[shards.read(index)['uid']])
     counts = [count_classes(dataset, np.arange(12), row.label_map(8), 8) for dataset in (folder, shards)]
     assert np.array_equal(counts[0], counts[1]) and counts[0].pixels.sum() == sum(
         (mask > 0).sum() for mask in masks.values()
