@@ -12,13 +12,15 @@ Nothing is imported before it is asked for: ``import segrecipes`` takes a moment
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from segrecipes.base.version import VERSION
+
 if TYPE_CHECKING:
     from segrecipes.api import RunResult, evaluate, predict, train
     from segrecipes.base.errors import UserError
     from segrecipes.evaluation.scores import Scores
     from segrecipes.inference.predictor import Predictor
 
-__version__ = '0.1.0'
+__version__ = VERSION
 
 __all__ = ['Predictor', 'RunResult', 'Scores', 'UserError', 'evaluate', 'predict', 'train']
 

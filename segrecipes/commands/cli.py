@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from segrecipes import __version__
 from segrecipes.base.errors import clean_exit, suggestion
+from segrecipes.base.version import VERSION
 
 VERBS = {
     'train': 'train a network, as a yaml says',
@@ -73,7 +73,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--version', action='version', version=f'segrecipes {__version__}')
+    parser.add_argument('--version', action='version', version=f'segrecipes {VERSION}')
 
 
 def summary() -> str:

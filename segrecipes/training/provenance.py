@@ -13,7 +13,7 @@ from composer.core import DataSpec
 from composer.utils import dist
 from torch import nn
 
-import segrecipes
+from segrecipes.base.version import VERSION
 from segrecipes.config.schema import Config
 from segrecipes.datasets.table import get_dataset
 
@@ -57,7 +57,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {'segrecipes': segrecipes.__version__, 'python': platform.python_version()}
+    found = {'segrecipes': VERSION, 'python': platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
