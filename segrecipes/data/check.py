@@ -14,7 +14,8 @@ GLANCE = 64  # masks, of any dataset
 class Masks(Protocol):
     """A dataset that gives its masks alone."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def read_mask(self, index: int) -> tuple[str, np.ndarray]:
         """(name, (H, W) uint8 labels) of a sample."""

@@ -159,11 +159,6 @@ class FolderDataset(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @property
-    def size(self) -> int:
-        """Of all ranks, as streaming's datasets have it."""
-        return len(self.pairs)
-
     def __str__(self) -> str:
         return str(self.path)
 
