@@ -71,7 +71,7 @@ def commits() -> dict[str, str]:
 
     Only of files that git knows: a package that is installed below somebody's repository is no part of it.
     """
-    package = Path(segrecipes.__file__).parent
+    package = Path(__file__).parents[1]
     found = {}
     if git(package, 'ls-files', '--error-unmatch', '__init__.py'):
         found['segrecipes'] = commit(package)
