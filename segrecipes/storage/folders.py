@@ -162,6 +162,11 @@ class FolderDataset(Dataset):
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def size(self) -> int:
+        """Of all ranks, as streaming's datasets have it."""
+        return len(self.pairs)
+
     def read_mask(self, index: int) -> tuple[str, np.ndarray]:
         """(name, (H, W) uint8 labels as they are in the file) of a sample."""
         mask = self.pairs[index].mask
