@@ -3,7 +3,7 @@
     python benchmarks/protocol_gap.py demo/run runs/camvid
 
 Evaluates the best checkpoint of each run under each protocol, averaged weights and raw ones. Writes
-benchmarks/records/protocol_gap.json and the README's table.
+benchmarks/records/protocol_gap.json and the table in the README beside it.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
         'runs': [evaluate(run) for run in args.runs],
     }
     RECORD.write_text(json.dumps(record, indent=1) + '\n')
-    readme = ROOT / 'README.md'
+    readme = RECORDS / 'README.md'
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f'{before}{BEGIN}\n{table(record)}\n{END}{rest.partition(END)[2]}')
 

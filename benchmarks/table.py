@@ -23,18 +23,17 @@ def main() -> None:
     (ROOT / 'benchmarks' / 'RESULTS.md').write_text('\n'.join(lines()) + '\n')
     readme = ROOT / 'README.md'
     before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(f'{before}{BEGIN}\n{summary()}\n{END}{rest.partition(END)[2]}')
+    readme.write_text(f'{before}{BEGIN}\n{summary(first_only=True)}\n{END}{rest.partition(END)[2]}')
 
 
-def summary() -> str:
-    """One line for each figure that has a target, from the last record on a CPU and on a GPU."""
+def summary(first_only: bool = False) -> str:
+    """One line for each figure that has a target, or for a record's first, from the last one on a CPU and on a GPU."""
     rows = []
     for question in QUESTIONS:
         for record in {is_gpu(record): record for record in last_records(question)}.values():
             script, on = f'`benchmarks/{question}.py`', record['hardware'].rpartition(',')[0]
-            rows += [
-                (script, target['what'], number(target['value']), target['wanted'], on) for target in record['targets']
-            ]
+            targets = record['targets'][: 1 if first_only else None]
+            rows += [(script, target['what'], number(target['value']), target['wanted'], on) for target in targets]
     return tabulate(rows, ('benchmark', 'figure', 'measured', 'wanted', 'on'), tablefmt='github', disable_numparse=True)
 
 
@@ -43,6 +42,7 @@ def lines() -> Iterator[str]:
     yield ''
     yield 'Written by `python benchmarks/table.py` from the last of the [records](records) of each script. Candidates'
     yield 'are timed in turn, A B A B …, on pinned threads; medians, smallest and largest, and their number.'
+    yield from ('', summary())
     for question in QUESTIONS:
         records = last_records(question)
         for record in records:
