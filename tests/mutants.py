@@ -29,6 +29,8 @@ FLOORS: dict[str, tuple[str, list[str]]] = {
     'storage': ('segrecipes/storage', ['tests/storage']),
     'evaluation': ('segrecipes/evaluation', ['tests/evaluation']),
     'losses': ('segrecipes/models/losses/sliced.py', ['tests/models/test_losses.py']),
+    'weighted': ('segrecipes/models/losses/weighted.py', ['tests/models/test_weighted_loss.py']),
+    'lovasz': ('segrecipes/models/losses/lovasz.py', ['tests/models/test_lovasz.py']),
     'registry': ('segrecipes/training/registry.py', ['tests/training/test_registry.py']),
 }
 # Types are no logic, and what is decorated by a library cannot be told without it

@@ -32,6 +32,7 @@ from segrecipes.training.callbacks.record import Record
 from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss, StopOnUnlabelledEpoch
 from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
+from segrecipes.training.durations import batches_of, check_shares, in_batches
 from segrecipes.training.evaluate import evaluate
 from segrecipes.training.folder import model_card, results_folder, run_folder, save_config
 from segrecipes.training.losses import loss_options, with_class_weights
@@ -106,7 +107,8 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     scheduler = registry.build_one('scheduler', cfg.scheduler) if cfg.is_train else None
 
     # Recipe, callbacks, loggers
-    algorithms = registry.build('algorithms', cfg.algorithms)
+    batches = batches_of(cfg, train_dataspec and train_dataspec.dataloader)
+    algorithms = registry.build('algorithms', in_batches('algorithms', cfg.algorithms, batches))
     folder = run_folder(cfg)
     results = cfg.callbacks.get('show_results', {})
     if results is not None:  # null takes them away
@@ -120,7 +122,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         StopOnUnlabelledEpoch(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
-        *registry.build('callbacks', {**cfg.callbacks, 'show_results': results}),
+        *registry.build('callbacks', in_batches('callbacks', {**cfg.callbacks, 'show_results': results}, batches)),
         *([BestCheckpoint(cfg.save_folder)] if cfg.save_folder and cfg.save_best and cfg.is_train else []),
     ]
     bar = cfg.loggers.get('progress_bar')
@@ -170,6 +172,7 @@ def check_registered(cfg: Config) -> None:
         *registry.check('algorithms', cfg.algorithms),
         *registry.check('callbacks', cfg.callbacks),
         *registry.check('loggers', cfg.loggers),
+        *check_shares(cfg),
     ]
     if faults:
         raise UserError('\n       '.join(faults))
