@@ -7,6 +7,7 @@ import composer.optim
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from composer.algorithms.sam.sam import SAMOptimizer
 from composer.core import Event, State
 from composer.devices import DeviceCPU
@@ -14,10 +15,11 @@ from composer.loggers import Logger
 from torch import Tensor, nn
 
 from segrecipes.algorithms.ema import EMA
+from segrecipes.algorithms.label_smoothing import LabelSmoothing, smoothed
 from segrecipes.algorithms.mixup import MixUp
 from segrecipes.algorithms.sam import ResumableSAMOptimizer
 from segrecipes.algorithms.sgdw import DecoupledSGDW
-from segrecipes.models.losses.segmentation import MixedTarget
+from segrecipes.models.losses.segmentation import MixedTarget, segmentation_loss
 from segrecipes.training.callbacks.batches import SeedEachBatch
 
 MIXUP = 'composer.algorithms.mixup.mixup'
@@ -112,6 +114,48 @@ def test_mixup_is_drawn_alike_in_both_passes_of_sam() -> None:
 def test_mixup_refuses_a_negative_alpha() -> None:
     with pytest.raises(ValueError, match=r'alpha=-1 is out of range'):
         MixUp(alpha=-1)
+
+
+# Label smoothing
+
+
+def logits_and_labels() -> tuple[Tensor, Tensor]:
+    labels = torch.randint(-1, 5, (4, 6, 6), generator=torch.Generator().manual_seed(1))
+    assert (labels == -1).any()
+    return torch.randn(4, 5, 6, 6, generator=torch.Generator().manual_seed(2)), labels
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1, 1.0])
+def test_label_smoothing_is_torchs_and_leaves_ignored_pixels_alone(smoothing) -> None:
+    logits, labels = logits_and_labels()
+    state = state_of(network(), (images(0), labels))
+    state.outputs = logits.requires_grad_()
+    algorithm = LabelSmoothing(smoothing)
+    algorithm.apply(Event.BEFORE_LOSS, state, Logger(state))
+    loss = segmentation_loss(logits, state.batch[1])['total']
+    expected = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+    assert (gradients[0].movedim(1, -1)[labels == -1] == 0).all()
+    algorithm.apply(Event.AFTER_LOSS, state, Logger(state))
+    assert state.batch[1] is labels
+
+
+def test_label_smoothing_of_mixups_pair() -> None:
+    logits, labels = logits_and_labels()
+    pair = MixedTarget(labels, labels.roll(1, dims=0), 0.3)
+    found = segmentation_loss(logits, smoothed(pair, 5, 0.1))['total']
+    parts = [
+        F.cross_entropy(logits, label, ignore_index=-1, label_smoothing=0.1) for label in (pair.labels, pair.other)
+    ]
+    torch.testing.assert_close(found, 0.7 * parts[0] + 0.3 * parts[1])
+    torch.testing.assert_close(smoothed(pair, 5, 0.1).sum(dim=1), 0.7 * (labels != -1) + 0.3 * (pair.other != -1))
+
+
+def test_label_smoothing_refuses_what_is_no_share() -> None:
+    with pytest.raises(ValueError, match=r'smoothing=1.5 is out of range'):
+        LabelSmoothing(1.5)
 
 
 # DecoupledSGDW
