@@ -74,6 +74,8 @@ scripts = $(shell awk '/ $(1)/ {print $$1}' $(dir $(firstword $(MAKEFILE_LIST)))
 bench: $(STAMP)
 	for script in $(call scripts,cpu); do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in $(if $(DATA),$(call scripts,camvid)); do \
+		$(BIN)/python benchmarks/$$script.py "$(DATA)" || exit 1; done
 	$(BIN)/python benchmarks/table.py
 
 bench-gpu:
