@@ -42,21 +42,13 @@ def save_grid(
     title: str = '',
 ) -> None:
     """A PNG of rows of pictures, (H, W, 3) uint8 each, with a legend of the classes in ``labels`` and their shares."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # not pyplot, whose backend a notebook has chosen
     from matplotlib.patches import Patch
 
     groups = 2 if len(rows) > 3 else 1  # rows side by side
     height, width = -(-len(rows) // groups), len(headings)
-    figure, axes = plt.subplots(
-        height,
-        width * groups,
-        figsize=(2.2 * width * groups, 2.2 * height + 0.9),
-        squeeze=False,
-        layout='constrained',
-    )
+    figure = Figure(figsize=(2.2 * width * groups, 2.2 * height + 0.9), layout='constrained')
+    axes = figure.subplots(height, width * groups, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for index, pictures in enumerate(rows):
@@ -76,4 +68,3 @@ def save_grid(
     figure.suptitle(title, fontsize=10)
     with replaced(path) as partial:
         figure.savefig(partial, format='png', dpi=100)
-    plt.close(figure)
