@@ -4,7 +4,8 @@
 
 The checkpoint, or an exported .onnx or .pt2 file, knows its architecture, classes and normalisation. Written below
 ``--out``: ``masks/`` (palette PNGs of class indices), ``overlays/`` (the classes' colours over the image) and
-``shares.json`` (of each image, the share of its pixels by class). In Python:
+``shares.json`` (of each image, the share of its pixels by class). A GeoTIFF of any size is read by blocks and labelled
+by windows in its own resolution; its mask is a GeoTIFF in the same place (``pip install rasterio``). In Python:
 
     from segrecipes import Predictor
     labels = Predictor('runs/first/best-rank0.pt')('street.jpg')  # (H, W) uint8
@@ -54,7 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
         failed.append(name)
         tqdm.write(f'left out: {error}', file=sys.stderr)
 
-    found = segment(predictor, arguments.images, out=arguments.out, submission=arguments.submission, on_error=left_out)
+    found = segment(
+        predictor, arguments.images, out=arguments.out, submission=arguments.submission, keep=False, on_error=left_out
+    )
     count = sum(1 for _ in found)
     print(f'{count} images segmented: {arguments.out}')
     if failed:

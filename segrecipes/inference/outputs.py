@@ -29,6 +29,11 @@ def write(
 
 def class_shares(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """Percent of the pixels by class name, the largest first; classes that do not occur are left out."""
-    counts = np.bincount(labels.ravel(), minlength=len(class_names))
+    return shares_of(np.bincount(labels.ravel(), minlength=len(class_names)), class_names)
+
+
+def shares_of(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """:func:`class_shares`, of (num_classes,) pixels of each class."""
+    total = int(counts.sum())
     order: list[int] = np.argsort(-counts, kind='stable').tolist()
-    return {class_names[index]: round(100 * int(counts[index]) / labels.size, 3) for index in order if counts[index]}
+    return {class_names[index]: round(100 * int(counts[index]) / total, 3) for index in order if counts[index]}

@@ -63,20 +63,23 @@ class Predictor(OnHub):
             self.network = for_inference(network).to(self.device).logits
         self.protocol = protocol or get_protocol(USUAL, self.card.image_size)
 
-    @torch.inference_mode()
     def __call__(self, image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
         """A file, a PIL image or (H, W, 3) uint8 RGB → (H, W) uint8 class indices, of the image as it is displayed.
 
         Raises:
             UserError: the file is damaged, or no image.
         """
-        pixels = read_image(image)
+        return self.labels(read_image(image), self.protocol)
+
+    @torch.inference_mode()
+    def labels(self, pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
+        """(H, W, 3) uint8 RGB → (H, W) uint8 class indices, by this protocol."""
         mean, std = (
             torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.card.mean, self.card.std)
         )
-        views = [(to_tensor(view).to(self.device).float() - mean) / std for view in self.protocol.views(pixels)]
+        views = [(to_tensor(view).to(self.device).float() - mean) / std for view in protocol.views(pixels)]
         height, width = pixels.shape[:2]
-        return self.protocol.labels(self.network, views, (height, width)).cpu().numpy()
+        return protocol.labels(self.network, views, (height, width)).cpu().numpy()
 
 
 def find_device(name: str | None) -> torch.device:

@@ -14,8 +14,9 @@ from segrecipes.base.files import write_text
 from segrecipes.evaluation.protocols import EvalProtocol
 from segrecipes.evaluation.table import NAMES, USUAL, get_protocol
 from segrecipes.inference.images import find_images, name_images, read_image
-from segrecipes.inference.outputs import class_shares, write
+from segrecipes.inference.outputs import class_shares, shares_of, write
 from segrecipes.inference.predictor import Predictor
+from segrecipes.inference.raster import is_georeferenced, label_raster
 
 
 def segment(
@@ -24,9 +25,13 @@ def segment(
     *,
     out: str | Path | None = None,
     submission: bool = False,
+    keep: bool = True,
     on_error: Callable[[str, Exception], None] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The name of each image and its (H, W) uint8 class indices, one by one; see :func:`segrecipes.predict`.
+
+    A GeoTIFF is labelled by windows in its own resolution, and its mask is one; without ``keep`` its labels are not in
+    memory, and come as (0, 0).
 
     Raises:
         UserError: there are no such images, or ``out`` cannot be written; without ``on_error`` also an image that
@@ -41,22 +46,37 @@ def segment(
     shares, failed = {}, {}
     for name, path in tqdm(named.items(), unit='image', disable=not sys.stderr.isatty()):
         try:
-            image = read_image(path)
-            labels = predictor(image)
-            if out is not None:
-                write(Path(out), name, image, labels, predictor.card, submission)
+            label = label_map if is_georeferenced(path) else label_picture
+            labels, shares[name] = label(predictor, path, name, out, submission, keep)
         except (UserError, OSError) as error:
             if on_error is None:
                 raise error if isinstance(error, UserError) else UserError(f'{path}: {error}') from error
             failed[name] = str(error)
             on_error(name, error)
             continue
-        shares[name] = class_shares(labels, predictor.card.class_names)
         yield name, labels
     if out is not None:
         settings = {'checkpoint': predictor.path, 'protocol': str(predictor.protocol)}
         found = json.dumps({**settings, 'images': shares, 'failed': failed}, indent=1)
         write_text(Path(out) / 'shares.json', found + '\n')
+
+
+def label_picture(
+    predictor: Predictor, path: Path, name: str, out: str | Path | None, submission: bool, keep: bool
+) -> tuple[np.ndarray, dict[str, float]]:
+    image = read_image(path)
+    labels = predictor(image)
+    if out is not None:
+        write(Path(out), name, image, labels, predictor.card, submission)
+    return labels, class_shares(labels, predictor.card.class_names)
+
+
+def label_map(
+    predictor: Predictor, path: Path, name: str, out: str | Path | None, submission: bool, keep: bool
+) -> tuple[np.ndarray, dict[str, float]]:
+    mask = None if out is None else Path(out) / f'masks/{name}.tif'
+    labels, counts = label_raster(predictor, path, mask, keep)
+    return labels, shares_of(counts, predictor.card.class_names)
 
 
 def choose_protocol(
