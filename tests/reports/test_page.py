@@ -101,6 +101,12 @@ def test_five_weakest_the_more_frequent_first():
     assert [row.name for row in weakest(rows)] == ['3', '2', '0', '6', '5']
 
 
+def test_what_figures_do_not_say(tmp_path: Path):
+    write_scores(tmp_path, [[4, 0, 0], [3, 0, 0], [0, 0, 0]], ('road', 'car', 'sky'))
+    text = parsed(tmp_path)[0].text
+    assert 'Never predicted, though labelled: car.' in text and text.count('either labelled') == 0
+
+
 def test_config_verbatim(run: Path):
     page, _ = render([read_run(run)])
     shown = re.search(r'<pre tabindex="0">\n(.*?)</pre>', page, re.DOTALL)
