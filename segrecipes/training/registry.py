@@ -17,6 +17,7 @@ from composer.loggers import LoggerDestination
 from segrecipes.algorithms.ema import EMA
 from segrecipes.algorithms.label_smoothing import LabelSmoothing
 from segrecipes.algorithms.mixup import MixUp
+from segrecipes.algorithms.progressive_resizing import ProgressiveResizing
 from segrecipes.algorithms.sam import ResumableSAM
 from segrecipes.algorithms.sgdw import DecoupledSGDW
 from segrecipes.base.errors import UserError, suggestion
@@ -44,7 +45,13 @@ def _table(module: Any, names: Iterable[str], base: type, suffix: str = '') -> d
 
 REGISTRY: dict[str, Mapping[str, type]] = {
     'algorithms': _table(composer.algorithms, composer.algorithms.__all__, Algorithm)
-    | {'ema': EMA, 'label_smoothing': LabelSmoothing, 'mixup': MixUp, 'sam': ResumableSAM},
+    | {
+        'ema': EMA,
+        'label_smoothing': LabelSmoothing,
+        'mixup': MixUp,
+        'progressive_resizing': ProgressiveResizing,
+        'sam': ResumableSAM,
+    },
     'callbacks': ChainMap(CALLBACKS, _table(composer.callbacks, composer.callbacks.__all__, Callback)),
     'loggers': ChainMap(LOGGERS, _table(composer.loggers, composer.loggers.__all__, LoggerDestination, 'Logger')),
     'scheduler': _table(

@@ -8,7 +8,7 @@ import composer.loggers
 import composer.optim
 import pytest
 import torch
-from composer.algorithms import EMA, SAM, ChannelsLast, LabelSmoothing, MixUp
+from composer.algorithms import EMA, SAM, ChannelsLast, LabelSmoothing, MixUp, ProgressiveResizing
 from composer.core import Algorithm, Callback
 from composer.loggers import InMemoryLogger, LoggerDestination
 from composer.optim import ConstantScheduler, CosineAnnealingScheduler, DecoupledSGDW, PolynomialScheduler
@@ -46,7 +46,7 @@ CLASSES = [
 ]
 
 
-OURS = (EMA, LabelSmoothing, MixUp, SAM, DecoupledSGDW)  # there is a subclass of each in this package
+OURS = (EMA, LabelSmoothing, MixUp, ProgressiveResizing, SAM, DecoupledSGDW)  # there is a subclass of each in this package
 
 
 def snake(name: str) -> str:
