@@ -102,3 +102,65 @@ def test_every_script_of_make_bench_exists_and_says_its_question(table: Any) -> 
     for question in table.QUESTIONS:
         source = ast.parse((FOLDER / f'{question}.py').read_text())
         assert f'python benchmarks/{question}.py' in (ast.get_docstring(source) or '')
+
+
+@pytest.fixture
+def small(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    import small_data
+
+    monkeypatch.setattr(small_data, 'RUNS', tmp_path / 'runs.jsonl')
+    return small_data
+
+
+def small_run(small: Any, row: str, seed: int, mean_iou: float, **more: Any) -> dict[str, Any]:
+    settings = small.setting(row)
+    return {
+        'row': row, 'seed': seed, 'budget': 60, 'batches': 7, 'settings': settings, 'mean_iou': mean_iou,
+        'cpu_seconds': 100.0, 'error': None,
+    } | more  # fmt: skip
+
+
+def test_small_data_goes_on_where_it_was(small: Any) -> None:
+    rows = ['mild', 'small']
+    assert list(small.missing(rows, 2, 60)) == [('mild', 1), ('small', 1), ('mild', 2), ('small', 2)]
+    runs = [
+        small_run(small, 'mild', 1, 30.0),
+        small_run(small, 'small', 1, 0.0, error='killed by signal 9'),
+        small_run(small, 'mild', 2, 30.0, settings=['of before']),
+        small_run(small, 'small', 2, 30.0, budget=600),
+    ]
+    small.RUNS.write_text('\n'.join(map(json.dumps, runs)))
+    assert list(small.missing(rows, 2, 60)) == [('small', 1), ('mild', 2), ('small', 2)]
+
+
+def test_small_data_has_the_mean_the_spread_and_the_lead(small: Any) -> None:
+    assert small.summarize([], 60) is None
+    figures = {'mild': (30.0, 32.0), 'hot': (20.0,), 'small': (34.0, 38.0), 'small without EMA': (33.0, 35.0)}
+    runs = [small_run(small, row, seed, iou) for row, ious in figures.items() for seed, iou in enumerate(ious, 1)]
+    record = small.summarize(runs, 60)
+    rows = {row['name']: row for row in record.tables[0].rows}
+    assert [*rows] == ['mild', 'hot', 'small', 'small without EMA']
+    assert (rows['small']['n'], rows['small']['extra']['mean']) == (2, '36.00 ± 2.83')
+    assert rows['hot']['extra']['mean'] == '20.00'
+    assert rows['small without EMA']['extra']['over small, seed by seed'] == '-2.00 ± 1.41'
+    [target] = record.targets
+    assert (target['what'], target['value'], target['met']) == ('small over the best other recipe, mild', 5.0, True)
+
+
+def test_every_part_of_small_is_taken_away_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segrecipes.config.merge import load_config
+    from segrecipes.training.run import check_registered
+
+    monkeypatch.chdir(FOLDER.parent)
+    config, sources = load_config(small.arguments('small', '/data'))
+    of_recipe = {key for key, source in sources.items() if source.endswith('small.yaml')}
+    taken = set()
+    for part in small.PARTS:
+        without, named = load_config(small.arguments(f'small without {part}', '/data'))
+        check_registered(without)
+        assert without != config
+        gone = {key for key in of_recipe if any(f'{key}.'.startswith(f'{one}.') for one in named if one not in sources)}
+        taken |= gone | {key for key in of_recipe if named.get(key) == 'command line'}
+    assert of_recipe - taken == {'algorithms.channels_last'}
+    for row in small.RECIPES:
+        check_registered(load_config(small.arguments(row, '/data'))[0])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from segrecipes.base.errors import UserError
@@ -16,7 +17,8 @@ from segrecipes.base.run_files import EVALUATION, HISTORY, MEAN_IOU, SCORES
 from segrecipes.evaluation.scores import Scores
 
 LOG = 'log.txt'
-PROBE = 30  # batches that a run's speed is measured on, of which the first third does not count
+PROBE = 30  # batches that a run's speed is measured on
+SLOW = 3  # of these, in which all is done for the first time: they count as those after them
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ def batches_within(seconds: float, argv: Sequence[str], folder: Path, pass_fds: 
     outcome = run([*argv, f'max_duration={PROBE}ba', 'eval_interval=1dur'], folder, pass_fds)
     if outcome.error is not None:
         raise UserError(outcome.error)
-    history = read_history(folder)
-    (first, begun), (last, ended) = history[len(history) // 3], history[-1]
+    ends = [seconds for _, seconds in read_history(folder)]
+    took = [end - start for start, end in pairwise(ends)][SLOW - 1 :]
     shutil.rmtree(folder)
-    return max(1, round(seconds * (last - first) / max(1e-3, ended - begun)))
+    return max(1, round(seconds * PROBE / max(1e-3, sum(took) + sum(took[:SLOW]))))
 
 
 def read_history(folder: Path) -> list[tuple[int, float]]:

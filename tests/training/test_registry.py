@@ -46,7 +46,14 @@ CLASSES = [
 ]
 
 
-OURS = (EMA, LabelSmoothing, MixUp, ProgressiveResizing, SAM, DecoupledSGDW)  # there is a subclass of each in this package
+OURS = (
+    EMA,
+    LabelSmoothing,
+    MixUp,
+    ProgressiveResizing,
+    SAM,
+    DecoupledSGDW,
+)  # there is a subclass of each in this package
 
 
 def snake(name: str) -> str:
