@@ -44,7 +44,9 @@ class RunResult:
         return self.evaluations[-1] if self.evaluations else None
 
 
-def train(config: str | Path | Mapping[str, Any], settings: Settings = (), /, **keys: Any) -> RunResult:
+def train(
+    config: str | Path | Mapping[str, Any], settings: Settings = (), /, *, verbose: bool = False, **keys: Any
+) -> RunResult:
     """Train a network, as ``segrecipes train`` does.
 
         train('deeplabv3', dataset='mydata', recipe_name='mild', max_duration='10ep')
@@ -56,11 +58,12 @@ def train(config: str | Path | Mapping[str, Any], settings: Settings = (), /, **
         config: a yaml, by its path or, of this package, its name; or the content of one.
         settings: over the config: nested mappings, dotted keys, or ``key=value`` as on a command line.
         keys: over those, of the config's top level.
+        verbose: print all of the config, and not only what was set.
 
     Raises:
         UserError: wrong input, in one message that names the key or path.
     """
-    return _run(*load(config, settings, *_given(keys)))
+    return _run(*load(config, settings, *_given(keys)), verbose)
 
 
 def evaluate(
@@ -70,6 +73,7 @@ def evaluate(
     *,
     protocol: str | None = None,
     out: str | Path | None = None,
+    verbose: bool = False,
     **keys: Any,
 ) -> 'list[Scores]':
     """Score a checkpoint, as ``segrecipes evaluate`` does; its averaged weights, if it has them, and the raw ones.
@@ -80,6 +84,7 @@ def evaluate(
         config, settings, keys: as of :func:`train`; ``load_path`` is the checkpoint. ``precision`` is fp32 by default.
         protocol: a name, or ``all``; by default the config's ``eval_protocol``.
         out: the folder of the results; by default beside the checkpoint.
+        verbose: print all of the config, and not only what was set.
 
     Raises:
         UserError: wrong input, in one message that names the key or path.
@@ -95,7 +100,7 @@ def evaluate(
         if out:
             shown = cfg.callbacks.get('show_results') or {}
             cfg.callbacks['show_results'] = shown | {'folder': f'{out}/{cfg.eval_protocol}'}
-        evaluations += _run(cfg, sources).evaluations
+        evaluations += _run(cfg, sources, verbose).evaluations
     return evaluations
 
 
@@ -145,7 +150,7 @@ def _given(keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [keys] if keys else []
 
 
-def _run(cfg: Config, sources: Mapping[str, str]) -> RunResult:
+def _run(cfg: Config, sources: Mapping[str, str], verbose: bool = False) -> RunResult:
     """A config from its beginning to its end, whichever of train and evaluate it says."""
     from segrecipes.training.evaluate import shown_results
     from segrecipes.training.folder import best_checkpoint
@@ -155,7 +160,7 @@ def _run(cfg: Config, sources: Mapping[str, str]) -> RunResult:
 
     with warnings.catch_warnings():
         ignore_known_warnings()
-        trainer = main(cfg, sources)
+        trainer = main(cfg, sources, verbose)
         close(trainer)
     name, results = trainer.state.run_name, shown_results(trainer)
     folder = cfg.save_folder.format(run_name=name) if cfg.is_train and cfg.save_folder else None

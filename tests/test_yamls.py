@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from segrecipes.config.check import check_batch_sizes
 from segrecipes.config.merge import load_config
 from segrecipes.datasets import table as datasets
-from segrecipes.training.run import check_registered
+from segrecipes.training.checks import check_registered
 
 YAMLS = Path(__file__).parents[1] / 'yamls'
 ROOT = YAMLS.parent

@@ -42,5 +42,7 @@ def clean_exit(function: Callable[P, object]) -> Callable[P, None]:
         except UserError as error:
             print(f'error: {error}', file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     return run

@@ -22,13 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     configs.add_arguments(parser)
     names = ', '.join(NAMES)
     parser.add_argument('--protocol', metavar='NAME', help=f'{names}, or all; default: eval_protocol of the yaml')
+    parser.add_argument('--verbose', action='store_true', help='print all of the config, not only what was set')
     parser.add_argument('--out', metavar='FOLDER', help='of the results; default: beside the checkpoint')
 
 
 def run(arguments: argparse.Namespace) -> None:
     from segrecipes.api import evaluate
 
-    show(evaluate(arguments.config, arguments.settings, protocol=arguments.protocol, out=arguments.out))
+    options = {name: getattr(arguments, name) for name in ('protocol', 'out', 'verbose')}
+    show(evaluate(arguments.config, arguments.settings, **options))
 
 
 def show(evaluations: 'Sequence[Scores]') -> None:

@@ -1,13 +1,18 @@
 """What types alone do not say of a config."""
 
 import re
+from typing import Any
 
-from segrecipes.base.errors import UserError, suggestion
+from segrecipes.base.errors import UserError, suggestion, unknown_name
 from segrecipes.base.stores import has_checkpoints, is_url
 from segrecipes.config.augmentation import faults_of
 from segrecipes.config.loss import check_loss
 from segrecipes.config.schema import Config
+from segrecipes.evaluation.table import NAMES
+from segrecipes.models.architectures import ARCHITECTURES
+from segrecipes.models.backbones.table import BACKBONES
 
+NOT_NEGATIVE = ('lr', 'momentum', 'weight_decay')  # of an optimizer
 COMPILE_OPTIONS = ('backend', 'dynamic', 'fullgraph', 'mode', 'options')  # of torch.compile
 # What Composer takes and reaches: it refuses to end after seconds or at a share of the end, and counts no tokens in
 # images and no iterations unless told of what. An interval of 0 is never, a share of 0 a division by it.
@@ -29,6 +34,16 @@ def check(config: Config) -> None:
         for key, (pattern, legal) in DURATIONS.items()
         if not re.fullmatch(pattern, getattr(config, key))
     ]
+    for key, name, table in (
+        ('model.architecture', config.model.architecture, ARCHITECTURES),
+        ('model.backbone_arch', config.model.backbone_arch, BACKBONES),
+        ('eval_protocol', config.eval_protocol, NAMES),
+    ):
+        if name not in table:
+            faults.append(str(unknown_name(key, name, table)))
+    for key, value in config.optimizer.items():
+        if key in NOT_NEGATIVE and value is not None and not is_at_least_zero(value):
+            faults.append(f'optimizer.{key}={value} must be a number, 0 or more')
     size = config.device_train_microbatch_size
     if not (size in (None, 'auto') or (isinstance(size, int) and size > 0)):
         faults.append(f"device_train_microbatch_size={size!r} must be a positive number, 'auto' or null")
@@ -69,6 +84,10 @@ def check(config: Config) -> None:
         )
     if faults:
         raise UserError('\n       '.join(faults))
+
+
+def is_at_least_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def check_batch_sizes(config: Config, world_size: int) -> None:

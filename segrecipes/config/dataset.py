@@ -1,11 +1,13 @@
 """What a run's dataset says of its config: where it is, what it is called, and how many classes it has."""
 
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.config.layers import read_yaml
+from segrecipes.config.schema import Config
 from segrecipes.datasets.file import FILE, read_file
 from segrecipes.datasets.row import CURE
 from segrecipes.datasets.table import USUAL, get_dataset, locate
@@ -62,3 +64,10 @@ def with_num_classes(config: DictConfig, sources: dict[str, str]) -> DictConfig:
             f'out. {CURE}'
         )
     return config
+
+
+def name_run(yaml: str, config: Config) -> str:
+    """``deeplabv3-camvid``, of yamls/deeplabv3.yaml and the dataset."""
+    assert config.train_dataset.name is not None
+    dataset = get_dataset(config.train_dataset.name).name or 'dataset'
+    return re.sub(r'[^\w.-]+', '-', f'{Path(yaml).stem}-{dataset}')

@@ -5,19 +5,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from segrecipes.base.files import write_text
 from segrecipes.config.schema import Config
+from segrecipes.config.settings import ARGUMENTS, COMMAND_LINE
 
 MERGED = 'was {}, which is merged into this file'  # the comment on recipe_name and dataset in a saved config
 
 
 def describe(config: Config, sources: Mapping[str, str]) -> str:
     """The effective config as yaml, with the source of every value that is not the default as a comment."""
+    return annotated(OmegaConf.structured(config), sources)
+
+
+def outline(config: Config, sources: Mapping[str, str]) -> str:
+    """What of the config is not the default, or stands on the command line, as :func:`describe` has it.
+
+    Without what ``eval_dataset`` has from ``train_dataset``.
+    """
+    values, defaults = (OmegaConf.structured(one) for one in (config, Config()))
+    chosen = OmegaConf.create({})
+    for key, source in sources.items():
+        value, default = (OmegaConf.select(one, key, default=None) for one in (values, defaults))
+        if source.startswith((COMMAND_LINE, ARGUMENTS)) or (
+            value != default and not source.startswith('train_dataset.')
+        ):
+            OmegaConf.update(chosen, key, value)
+    return annotated(OmegaConf.create({key: chosen[key] for key in values if key in chosen}), sources)
+
+
+def annotated(config: DictConfig, sources: Mapping[str, str]) -> str:
     lines: list[str] = []
     path: list[str] = []
-    for line in OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip().split('\n'):  # not at U+2028 in a name
+    for line in OmegaConf.to_yaml(config).rstrip().split('\n'):  # not at U+2028 in a name
         match = re.match(r'( *)([^\s:-][^:]*):(.*)', line)
         if match:
             path = [*path[: len(match[1]) // 2], match[2]]

@@ -11,15 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from segrecipes.base.errors import UserError, suggestion
+from segrecipes.config.aliases import full_key
 from segrecipes.config.check import check
-from segrecipes.config.dataset import name_datasets, read_dataset_layer, with_num_classes
+from segrecipes.config.dataset import name_datasets, name_run, read_dataset_layer, with_num_classes
 from segrecipes.config.layers import available, layer_file, one_line, read_yaml, yaml_file
 from segrecipes.config.loss import with_one_weight
-from segrecipes.config.schema import Config, DatasetConfig, OhemConfig
+from segrecipes.config.schema import GROUPING, Config, DatasetConfig, OhemConfig
 from segrecipes.config.settings import ARGUMENTS, COMMAND_LINE, Settings, as_layer
 
 # What an evaluation has for itself: every image is scored once, in order
 NOT_INHERITED = ('drop_last', 'shuffle')
+RUN_NAMES = {'RUN_NAME', 'COMPOSER_RUN_NAME'}  # from which Composer takes the name of a run that has none
 # Where a dataset is: one that the command line names has none of it from the yaml
 PLACE = {'name', 'path', 'local', 'is_streaming'}
 
@@ -76,8 +78,10 @@ def merge(
         (f'{over}: {recipe_name}', command_block),
         (over, command_line),
     ):
+        dropped = _drop_arguments(config, layer, sources)
         config = _merge_layer(config, layer, source)
         sources |= dict.fromkeys(_leaves(layer), source)
+        sources |= {key: f'{source}, {note}' for key, note in dropped.items()}
         config = with_one_weight(config, layer, source, sources)
     config.recipe_name, config.dataset = recipe_name, dataset_name
     name_datasets(config, sources)
@@ -93,6 +97,8 @@ def merge(
         raise UserError(f'{name}: {error.full_key} is not set ({one_line(error)})') from error
     assert isinstance(result, Config)
     check(result)
+    if result.is_train and not result.run_name and not result.autoresume and not RUN_NAMES & os.environ.keys():
+        result.run_name, sources['run_name'] = name_run(name, result), 'yaml and dataset'
     return result, sources
 
 
@@ -149,11 +155,35 @@ def _merge_layer(config: DictConfig, layer: DictConfig, source: str) -> DictConf
         raise UserError(f'{source}: {key}: {one_line(error)}' if key else f'{source}: {one_line(error)}') from error
 
 
+def _drop_arguments(config: DictConfig, layer: DictConfig, sources: dict[str, str]) -> dict[str, str]:
+    """An optimizer or scheduler of another name does not have the arguments of the one below it; says which went."""
+    notes = {}
+    for key in ('optimizer', 'scheduler'):
+        before, given = config[key], layer.get(key)
+        if not isinstance(before, DictConfig) or not isinstance(given, DictConfig) or 'name' not in given:
+            continue
+        old, arguments = before.get('name'), [str(name) for name in before if name not in ('name', *GROUPING)]
+        if _squashed(given.name) == _squashed(old) or not arguments:
+            continue
+        config[key] = {str(name): before[name] for name in before if name not in arguments}
+        for name in arguments:
+            sources.pop(f'{key}.{name}', None)
+        notes[f'{key}.name'] = f'without {", ".join(arguments)} of {old}'
+    return notes
+
+
+def _squashed(name: object) -> str:
+    """As the registry compares names."""
+    return str(name).replace('_', '').lower()
+
+
 def _unknown_key(error: ConfigKeyError, source: str) -> UserError:
-    full_key = str(error.full_key or error.key)
+    unknown = str(error.full_key or error.key)
+    if meant := full_key(unknown):
+        return UserError(f'{source}: unknown key {unknown}. Did you mean {meant}?')
     parent = error.parent_node
     legal = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
-    return UserError(f'{source}: unknown key {full_key}.{suggestion(full_key.rpartition(".")[2], legal)}')
+    return UserError(f'{source}: unknown key {unknown}.{suggestion(unknown.rpartition(".")[2], legal)}')
 
 
 def _leaves(layer: Any, prefix: str = '') -> list[str]:

@@ -90,13 +90,15 @@ class EvalDatasetConfig(DatasetConfig):
 
 
 Arguments = dict[str, Any]
+# Keys of ``optimizer`` that are of its groups, and no argument of its class
+GROUPING = ('lr_factors', 'decay_norms_and_biases')
 
 
 @dataclass
 class Config:
     """One run. Names and meanings are those of MosaicML's DeepLabV3+ example where it has them."""
 
-    run_name: str | None = None
+    run_name: str | None = None  # None: of the yaml and the dataset, and numbered where there is a run of that name
     is_train: bool = True
     seed: int = 17
     max_duration: str = '128ep'
@@ -125,9 +127,9 @@ class Config:
     dataset: str | None = None  # a file of yamls/datasets, merged under the yaml
     strategy: str = 'ddp'  # a row of training.strategy.STRATEGIES
 
-    save_folder: str | None = None
+    save_folder: str | None = 'runs/{run_name}'  # None saves nothing
     save_interval: str = '1ep'
-    save_num_checkpoints_to_keep: int = -1
+    save_num_checkpoints_to_keep: int = 1  # -1: all
     save_overwrite: bool = False
     save_best: bool = True
     load_path: str | None = None

@@ -3,8 +3,13 @@
 A sample is decoded, augmented as uint8 arrays by a generator of its own, batched, and normalised on the device.
 """
 
+import atexit
 import itertools
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +68,16 @@ class CheckedDataLoader(DataLoader):
         assert self.batch_size is not None
         total = len(self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler)  # type: ignore
         return total // self.batch_size * self.batch_size if self.drop_last else total
+
+
+def outlive_signals(is_over: Any, worker: int) -> None:
+    """What ends all processes of a run at once is for its ranks, which still need what their workers load.
+
+    Args:
+        is_over: shared with the rank, which ends its workers by SIGTERM when it is true.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if is_over.value else None)
 
 
 def build_dataspec(
@@ -132,12 +147,15 @@ def build_dataspec(
             seed=seed,
             drop_last=drop_last,
         )
+    is_over = multiprocessing.RawValue('b', False)
+    atexit.register(setattr, is_over, 'value', True)  # before multiprocessing ends its children
     loader = CheckedDataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         drop_last=drop_last,
         collate_fn=collate_fn,
+        worker_init_fn=partial(outlive_signals, is_over),
         **dataloader_kwargs,
     )
     if len(loader) == 0:

@@ -1,16 +1,22 @@
 """The folder of a run, and what is kept of its config: there, and in each checkpoint."""
 
-from collections.abc import Mapping
+import atexit
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from composer import Trainer
 from composer.callbacks import CheckpointSaver
 from composer.utils import dist
 
+from segrecipes.base.errors import UserError
 from segrecipes.base.run_files import CONFIG, EVALUATION
 from segrecipes.checkpoints.card import ModelCard
 from segrecipes.config.describe import save
 from segrecipes.config.schema import Config
+from segrecipes.config.settings import ARGUMENTS, COMMAND_LINE
 from segrecipes.datasets.table import get_dataset
 from segrecipes.training.callbacks.best import BestCheckpoint
 
@@ -28,6 +34,46 @@ def results_folder(cfg: Config, protocol: str) -> str | None:
 def run_folder(cfg: Config) -> str | None:
     """Where config, history and results go: beside the checkpoints, if they are on disk."""
     return None if not cfg.save_folder or '://' in cfg.save_folder else cfg.save_folder
+
+
+def reserve_folder(cfg: Config, sources: Mapping[str, str]) -> None:
+    """Make the run's folder, and number the run's name where there is such a run already; on rank 0, for all ranks.
+
+    A name from the command line is left as it is, and so is that of a run which is to go on or to be written over.
+    """
+    folder, name = run_folder(cfg), cfg.run_name
+    is_given = sources.get('run_name') in (COMMAND_LINE, ARGUMENTS) or cfg.autoresume or cfg.save_overwrite
+    if name is None or folder is None or '{run_name}' not in folder or is_given or not cfg.is_train:
+        return
+    names = [name]
+    if dist.get_global_rank() == 0:
+        names = [next(filter(partial(made, folder), numbered(name)))]
+    dist.broadcast_object_list(names)
+    cfg.run_name = names[0]
+
+
+def numbered(name: str) -> Iterator[str]:
+    """``name``, ``name-2``, ``name-3``, …"""
+    yield name
+    yield from (f'{name}-{number}' for number in itertools.count(2))
+
+
+def made(folder: str, name: str) -> bool:
+    """Whether a run's folder was not there, and is now; one in which nothing was ever saved goes with the process."""
+    path = Path(folder.format(run_name=name))
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f'save_folder={folder}: {path} cannot be made ({error.strerror})') from error
+    atexit.register(remove_empty, path)
+    return True
+
+
+def remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
 
 
 def save_config(cfg: Config, sources: Mapping[str, str], run_name: str) -> None:

@@ -8,11 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from segrecipes.base.errors import UserError
+from segrecipes.config.schema import GROUPING
 from segrecipes.models.parts import check_parts, is_in, own_name
 from segrecipes.training import registry
-
-# Keys of ``optimizer`` that are of its groups, and no argument of its class
-GROUPING = ('lr_factors', 'decay_norms_and_biases')
 
 
 def check_optimizer(spec: Mapping[str, Any]) -> list[str]:

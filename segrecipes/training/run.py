@@ -13,30 +13,30 @@ from composer.core import Evaluator
 from composer.utils import dist, get_device, reproducibility
 
 from segrecipes.base.device import why_no_triton
-from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.run_files import EVAL_LABEL
 from segrecipes.config.check import check_batch_sizes
-from segrecipes.config.describe import describe
+from segrecipes.config.describe import describe, outline
 from segrecipes.config.merge import merge
 from segrecipes.config.schema import Config
-from segrecipes.data.further import faults_of
 from segrecipes.evaluation.table import get_protocol
-from segrecipes.models.architectures import check_names
 from segrecipes.models.heads import published_init
 from segrecipes.training import registry
 from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount, WeighLabelledCount
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
 from segrecipes.training.callbacks.history import History
+from segrecipes.training.callbacks.interrupt import StopOnSignal
+from segrecipes.training.callbacks.monitor import with_metrics
 from segrecipes.training.callbacks.record import Record
 from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss, StopOnUnlabelledEpoch
+from segrecipes.training.checks import check_registered
 from segrecipes.training.data import dataspec
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
-from segrecipes.training.durations import batches_of, check_shares, in_batches
+from segrecipes.training.durations import batches_of, in_batches
 from segrecipes.training.evaluate import evaluate
-from segrecipes.training.folder import model_card, results_folder, run_folder, save_config
+from segrecipes.training.folder import model_card, reserve_folder, results_folder, run_folder, save_config
 from segrecipes.training.losses import loss_options, with_class_weights
-from segrecipes.training.optimizer import build_optimizer, check_optimizer
+from segrecipes.training.optimizer import build_optimizer
 from segrecipes.training.provenance import facts
 from segrecipes.training.restore import load_checkpoint
 from segrecipes.training.strategy import STRATEGIES
@@ -47,14 +47,16 @@ gc.freeze()
 gc.enable()
 
 
-def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None = None) -> Trainer:
+def main(
+    config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None = None, verbose: bool = False
+) -> Trainer:
     """Run a config: train it, or with ``is_train: false`` evaluate it, and return the Trainer.
 
-    Takes the typed config of ``load_config``, or a mapping such as a merged OmegaConf one.
+    Takes the typed config of ``load_config``, or a mapping such as a merged OmegaConf one. Once nothing is wrong with
+    it, what of it was set is printed, or with ``verbose`` all of it.
     """
     cfg, sources = (config, sources or {}) if isinstance(config, Config) else merge(config)
     check_registered(cfg)
-    check_names(cfg.model)
     protocol = get_protocol(cfg.eval_protocol, cfg.eval_dataset.final_size, cfg.eval_dataset.window_stride)
 
     # Device and ranks
@@ -66,7 +68,6 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     reproducibility.seed_all(cfg.seed)
     # Training has one crop size, for which cuDNN may try all its kernels, but not the same ones the next time
     torch.backends.cudnn.benchmark = cfg.is_train and not cfg.deterministic_mode
-    say(describe(cfg, sources) + '\n')
     if device.name == 'gpu' and cfg.is_train and why_no_triton():
         say(
             f'the loss and dilated depthwise convolutions run without their own kernels, more slowly: {why_no_triton()}'
@@ -114,7 +115,10 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     if results is not None:  # null takes them away
         settings = {'strategy': cfg.strategy, 'dataset': cfg.eval_dataset.name, 'colors': card.palette}
         results = {'folder': results_folder(cfg, str(protocol)), **settings} | results
+    metrics = {'train': [*model.get_metrics(True)], EVAL_LABEL: [*model.get_metrics(False)]}
+    named = with_metrics(cfg.callbacks, metrics)
     callbacks = [
+        *([StopOnSignal(STRATEGIES[cfg.strategy])] if cfg.is_train else []),
         SeedEachBatch(),
         *([WeighLabelledCount(cfg.model.class_weights)] if cfg.model.class_weights else []),
         ShareLabelledCount(STRATEGIES[cfg.strategy]),
@@ -122,7 +126,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         StopOnUnlabelledEpoch(),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
-        *registry.build('callbacks', in_batches('callbacks', {**cfg.callbacks, 'show_results': results}, batches)),
+        *registry.build('callbacks', in_batches('callbacks', {**named, 'show_results': results}, batches)),
         *([BestCheckpoint(cfg.save_folder)] if cfg.save_folder and cfg.save_best and cfg.is_train else []),
     ]
     bar = cfg.loggers.get('progress_bar')
@@ -133,6 +137,7 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
         callbacks.append(Record(folder, facts(cfg, model, train_dataspec, eval_dataspec)))
 
     # Trainer
+    reserve_folder(cfg, sources)
     trainer = build_trainer(
         cfg,
         model=model,
@@ -153,26 +158,10 @@ def main(config: Config | Mapping[Any, Any], sources: Mapping[str, str] | None =
     )
 
     # Run
+    say((describe if verbose else outline)(cfg, sources) + '\n')
     if cfg.is_train:
         train(cfg, trainer)
     else:
         with bar_hidden(trainer):
             evaluate(trainer, checkpoint)
     return trainer
-
-
-def check_registered(cfg: Config) -> None:
-    """Refuse unknown algorithms, callbacks, … and wrong arguments, all of them at once."""
-    if cfg.strategy not in STRATEGIES:
-        raise unknown_name('strategy', cfg.strategy, STRATEGIES)
-    faults = [
-        *(faults_of(cfg.train_dataset.albumentations, 'train_dataset.albumentations') if cfg.is_train else ()),
-        *check_optimizer(cfg.optimizer),
-        *registry.check_one('scheduler', cfg.scheduler),
-        *registry.check('algorithms', cfg.algorithms),
-        *registry.check('callbacks', cfg.callbacks),
-        *registry.check('loggers', cfg.loggers),
-        *check_shares(cfg),
-    ]
-    if faults:
-        raise UserError('\n       '.join(faults))

@@ -10,6 +10,7 @@ from composer.core import Engine
 
 from segrecipes.base.errors import UserError
 from segrecipes.config.schema import Config
+from segrecipes.training.callbacks.interrupt import Stopped
 from segrecipes.training.callbacks.progress import ProgressBar
 from segrecipes.training.tasks.segmentation import SegmentationModel
 
@@ -45,9 +46,19 @@ def build_trainer(cfg: Config, *, model: SegmentationModel, **kwargs: Any) -> Tr
 
 def train(cfg: Config, trainer: Trainer) -> None:
     """``trainer.fit``, to the end."""
+    state = trainer.state
+    if state.max_duration is not None and state.timestamp >= state.max_duration:
+        raise UserError(
+            f'max_duration={cfg.max_duration} is not beyond the checkpoint that the run goes on from, which is of '
+            f'epoch {state.timestamp.epoch.value}, batch {state.timestamp.batch.value}. Set a longer one; or '
+            'load_weights_only=true, which begins anew from its weights.'
+        )
     try:
         with bar_hidden(trainer):
             trainer.fit()
+    except Stopped:
+        close(trainer)  # and its uploads with it
+        raise
     except FileExistsError as error:
         raise UserError(
             f'save_folder={cfg.save_folder} already holds {error.args[0].split(" may conflict")[0]}. Choose another '
@@ -60,7 +71,6 @@ def train(cfg: Config, trainer: Trainer) -> None:
             f'model.architecture={cfg.model.architecture} pools to one pixel, and its batch norm needs '
             'two samples or more: raise train_dataset.batch_size or device_train_microbatch_size to 2 or more a rank'
         ) from error
-    state = trainer.state
     if state.max_duration is not None and state.timestamp < state.max_duration:
         raise UserError(f'the run ended at {state.timestamp.batch} before its max_duration={state.max_duration}')
 

@@ -7,6 +7,7 @@ KNOWN = (
     'The memory monitor only works on CUDA devices',
     'Cannot split ',  # the last, smaller batch of an evaluation
     'SAM has known issues of weight mismatch',  # Composer's; ours has not
+    'No batches were trained for global rank',  # of an epoch that was saved at its last one; fewer end in an error
     'Negative label indices are being ignored',  # MixUp, on ignored pixels
 )
 

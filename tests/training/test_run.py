@@ -104,7 +104,8 @@ def test_real_ade20k_images_with_all_classes(tmp_path: Path) -> None:
         str(ROOT / 'yamls/deeplabv3.yaml'), f'train_dataset.path={tmp_path}', f'eval_dataset.path={tmp_path}',
         'model.backbone_arch=resnet18', 'model.backbone_weights=null', 'model.head_channels=16',
         'train_dataset.final_size=128', 'train_dataset.batch_size=3', 'eval_dataset.final_size=128',
-        'eval_dataset.batch_size=2', 'max_duration=1ep', 'callbacks.show_results.folder=' + str(tmp_path / 'results'),
+        'eval_dataset.batch_size=2', 'max_duration=1ep', 'save_folder=null',
+        'callbacks.show_results.folder=' + str(tmp_path / 'results'),
     ]  # fmt: skip
     trainer = run(argv)
     assert trainer.state.timestamp.sample == 3

@@ -39,6 +39,12 @@ BAD = {
     'checkpoint missing': (['load_path=/no/latest-rank{rank}.pt'], ['load_path=/no/latest-rank0.pt', 'no such file']),
     'too few samples': (['train_dataset.batch_size=64'], ['too few samples', 'batch_size']),
     'one sample a batch': (['train_dataset.batch_size=1'], ['deeplabv3plus', 'two samples', 'batch_size']),
+    'no duration': (['max_duration=0ep'], ['max_duration', '0ep', '1 or more', '25ep']),
+    'unknown metric': (['callbacks.early_stopper={monitor: iou, dataloader_label: eval}'],
+                       ['callbacks.early_stopper.monitor=iou', 'Legal: CrossEntropy, MIoU']),
+    'no metric': (['callbacks.early_stopper={monitor: mIoU, dataloader_label: train}'], ['train_metrics=true']),
+    'metric of no loader': (['callbacks.early_stopper={monitor: mIoU, dataloader_label: val}'],
+                            ['dataloader_label=val', 'eval', 'train']),
     'not streaming a bucket': (['train_dataset.path=s3://bucket/x'], ['train_dataset.path', 'is_streaming=true']),
 }  # fmt: skip
 
@@ -103,6 +109,15 @@ def test_checkpoint_of_another_class_count(synthetic_folder: Path, tmp_path: Pat
     run(argv)
     more = ['train_dataset.ignore_background=false', f'load_path={tmp_path}/latest-rank0.pt', 'save_folder=null']
     refused([*argv, *more], ['load_path=', 'model.num_classes=9', 'size mismatch'], capsys)
+
+
+def test_a_run_that_is_over_does_not_go_on(synthetic_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    argv = arguments(synthetic_folder, 'max_duration=2ba', f'save_folder={tmp_path}')
+    run(argv)
+    for more in (['load_path=' + f'{tmp_path}/latest-rank0.pt', 'save_folder=null'], ['autoresume=true', 'run_name=a']):
+        refused([*argv, *more], ['max_duration=2ba is not beyond', 'batch 2', 'load_weights_only=true'], capsys)
+    trainer = run([*argv, f'load_path={tmp_path}/latest-rank0.pt', 'save_folder=null', 'max_duration=3ba'])
+    assert trainer.state.timestamp.batch == 3
 
 
 def test_an_old_checkpoint_is_not_overwritten(synthetic_folder: Path, tmp_path: Path, capsys: Any) -> None:
