@@ -1,6 +1,7 @@
 """Shows what an evaluation found."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
+from composer.utils.import_helpers import MissingConditionalImportError
 from torch import Tensor
 
 from segrecipes.algorithms.ema import EMA
@@ -102,7 +104,9 @@ class ShowResults(Callback):
         self.evaluations.append(scores)
         logger.log_metrics({metric(name, model.protocol): value for name, value in scores.summary().items()})
         rows = [[name, defined(value)] for name, value in zip(scores.class_names, scores.iou.tolist())]
-        logger.log_table(['class', 'IoU'], rows, class_table(model.protocol))
+        for destination in logger.destinations:
+            with suppress(MissingConditionalImportError):  # some of Composer's take a table only by pandas
+                destination.log_table(['class', 'IoU'], rows, class_table(model.protocol), state.timestamp.batch.value)
         if self.folder and self._gallery is not None:
             self._gallery.gather()
             if dist.get_global_rank() == 0:
