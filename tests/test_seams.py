@@ -94,7 +94,8 @@ def watched(argv: list[str]) -> Seen:
 
 COMMON = (
     'model.num_classes=9', 'model.backbone_arch=resnet34', 'model.backbone_weights=null', 'model.head_channels=24',
-    'train_dataset.name=synthetic', 'train_dataset.ignore_background=false', 'loggers.progress_bar=null', 'save_folder=null',
+    'train_dataset.name=synthetic', 'train_dataset.ignore_background=false', 'loggers.progress_bar=null',
+    'save_folder=null',
 )  # fmt: skip
 
 
