@@ -122,10 +122,13 @@ def _without(layer: DictConfig, keys: set[str]) -> DictConfig:
 
 
 def _without_place(layer: DictConfig) -> DictConfig:
+    """Without what a yaml says of the dataset that another one takes the place of."""
     layer = copy.deepcopy(layer)
     for key in ('train_dataset', 'eval_dataset'):
         if isinstance(layer.get(key), DictConfig):
             layer[key] = _without(layer[key], PLACE)
+    if isinstance(layer.get('model'), DictConfig):
+        layer['model'] = _without(layer['model'], {'num_classes'})
     return layer
 
 

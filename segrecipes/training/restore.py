@@ -28,7 +28,10 @@ def load_checkpoint(cfg: Config, model: SegmentationModel, card: ModelCard) -> t
     if not cfg.is_train:
         return checkpoint, None
     if cfg.load_weights_only:
-        for line in load_to_fine_tune(model.module, checkpoint, card, where):
+        said = load_to_fine_tune(model.module, checkpoint, card, where)
+        if checkpoint.kind == 'composer':
+            said += [f'{where}: a new training begins from its weights; load_weights_only=false goes on with that run']
+        for line in said:
             say(line)
         return checkpoint, None
     check_classes(model, checkpoint, card, where)

@@ -237,3 +237,18 @@ def test_no_weights_are_fetched_for_a_backbone_that_the_file_has(
         tmp_path, synthetic_folder, 'sky, ground, rest', f'load_path={first}', 'load_weights_only=true', missing,
     ))  # fmt: skip
     assert_loaded(begun, read_checkpoint(first).weights, LAST)
+
+
+def test_the_config_of_a_run_trains_on_another_dataset(
+    first: Path, synthetic_folder: Path, tmp_path: Path, begun: list, capsys: pytest.CaptureFixture
+) -> None:
+    """As its report proposes it: place, name and number of classes are the new dataset's, all else stays."""
+    file = dataset(tmp_path / 'data', synthetic_folder, 'sky, ground, rest')
+    more = (f'load_path={first}', 'load_weights_only=true', f'dataset={file}', f'save_folder={tmp_path}/on')
+    trainer = run([str(first.parent / 'config.yaml'), *more, 'save_overwrite=true'])
+    assert_loaded(begun, read_checkpoint(first).weights, LAST)
+    assert trainer.state.timestamp.batch == 2
+    card = read_checkpoint(tmp_path / 'on' / 'latest-rank0.pt').card
+    assert card is not None and card.class_names == ('sky', 'ground', 'rest')
+    said = 'a new training begins from its weights; load_weights_only=false goes on with that run\n'
+    assert f'load_path={first}: {said}' in capsys.readouterr().out
