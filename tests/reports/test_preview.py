@@ -362,7 +362,7 @@ def test_missing_folders(tmp_path: Path, refused: Callable[..., str]) -> None:
     assert refused(f'{tmp_path}/none', '--show', out) == f'dataset folder does not exist: {tmp_path}/none'
     (tmp_path / 'images' / 'training').mkdir(parents=True)
     assert refused(str(tmp_path), '--show', out).startswith(f'no image in {tmp_path}/images/training; ')
-    (tmp_path / 'images' / 'training' / 'a.jpg').touch()
+    (tmp_path / 'images' / 'training' / 'ADE_train_00000001.jpg').touch()
     missing = f'dataset folder does not exist: {tmp_path}/annotations/training '
     assert refused(str(tmp_path), '--show', out).startswith(missing)
     assert not Path(out).exists()
@@ -382,7 +382,7 @@ def test_labels_that_the_dataset_does_not_have(
     """Another one's classes could not name them."""
     monkeypatch.setitem(DATASETS, 'few', replace(ROW, classes=CLASSES[:2]))
     message = refused(str(synthetic_folder), '--show', str(tmp_path / 'grid.png'), '--name=few')
-    assert 'is none that the dataset' in message and 'Legal: 0…2, 255.' in message
+    assert 'is none of the dataset' in message and 'Legal: 0…2, 255.' in message
     assert list(tmp_path.iterdir()) == []
 
 

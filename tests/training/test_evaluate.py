@@ -276,7 +276,8 @@ def test_where_results_go(load_path: str | None, folder: str | None) -> None:
 def test_the_protocol_is_in_the_name_of_the_metric(runs: dict[str, Path]) -> None:
     names = {name for line in history(runs['ade20k-ss']) for name in line['metrics'] if name.startswith('metrics/eval')}
     assert names == {
-        f'metrics/eval/{name}[ade20k-ss@32]' for name in ('mIoU', 'pixel_accuracy', 'mean_accuracy', 'final_score')
+        f'metrics/eval/{name}[ade20k-ss@32]'
+        for name in ('mIoU', 'CrossEntropy', 'pixel_accuracy', 'mean_accuracy', 'final_score')
     }
     assert list(values(runs['ade20k-ss'], 'metrics/eval/mIoU[ade20k-ss@32]')) == [3, 6, 9]
 

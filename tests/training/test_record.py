@@ -126,7 +126,7 @@ def test_an_installed_package_is_no_part_of_the_repository_around_it(
     package = tmp_path / 'venv' / 'segrecipes'
     package.mkdir(parents=True)
     (package / '__init__.py').touch()
-    monkeypatch.setattr(provenance.segrecipes, '__file__', str(package / '__init__.py'))
+    monkeypatch.setattr(provenance, '__file__', str(package / 'training' / 'provenance.py'))
     monkeypatch.chdir(tmp_path)
     assert provenance.commits() == {}
     (tmp_path / 'other').mkdir()
