@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrecipes.base.errors import UserError
+from segrecipes.config.checkpoint import config_of, is_checkpoint
 from segrecipes.config.merge import load
 from segrecipes.config.schema import Config
 from segrecipes.config.settings import Settings
@@ -72,16 +73,20 @@ def evaluate(
     /,
     *,
     protocol: str | None = None,
+    data: str | Path | None = None,
     out: str | Path | None = None,
     verbose: bool = False,
     **keys: Any,
 ) -> 'list[Scores]':
     """Score a checkpoint, as ``segrecipes evaluate`` does; its averaged weights, if it has them, and the raw ones.
 
+        evaluate('runs/first/best-rank0.pt', protocol='fit-ss')
         evaluate('runs/first/config.yaml', load_path='runs/first/best-rank0.pt', protocol='ade20k-ss')
 
     Args:
         config, settings, keys: as of :func:`train`; ``load_path`` is the checkpoint. ``precision`` is fp32 by default.
+            Or a checkpoint in place of the config: that of its run then, or what the card in it says.
+        data: of a checkpoint alone, another dataset: a name of yamls/datasets, or a dataset.yaml or its folder.
         protocol: a name, or ``all``; by default the config's ``eval_protocol``.
         out: the folder of the results; by default beside the checkpoint.
         verbose: print all of the config, and not only what was set.
@@ -89,10 +94,16 @@ def evaluate(
     Raises:
         UserError: wrong input, in one message that names the key or path.
     """
+    below: list[str] = []
+    if isinstance(config, str | Path) and is_checkpoint(config):
+        trust = 'trust_checkpoint=true' in settings or bool(keys.get('trust_checkpoint'))
+        config, below = config_of(str(config), data and str(data), trust)
+    elif data:
+        raise UserError(f'--data={data} goes with a checkpoint alone; beside a yaml it is dataset={data}')
     evaluations: list[Scores] = []
     for name in PROTOCOLS if protocol == 'all' else [protocol]:
         above = ['is_train=false', *([f'eval_protocol={name}'] if name else [])]
-        cfg, sources = load(config, ['precision=fp32'], settings, *_given(keys), above)
+        cfg, sources = load(config, ['precision=fp32', *below], settings, *_given(keys), above)
         if not cfg.load_path:
             raise UserError(
                 'load_path is not set: the checkpoint to evaluate, such as load_path=runs/first/best-rank0.pt'

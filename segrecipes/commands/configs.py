@@ -21,9 +21,9 @@ CHOICES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, or_else: str = '') -> None:
     yamls = ', '.join(sorted(file.stem for file in YAMLS.glob('*.yaml') if file.stem != 'mcloud_run'))
-    parser.add_argument('config', help=f'a yaml, such as yamls/deeplabv3.yaml; by name: {yamls}')
+    parser.add_argument('config', help=f'a yaml, such as yamls/deeplabv3.yaml; by name: {yamls}{or_else}')
     parser.add_argument('settings', nargs='*', metavar='key=value', help='keys of the yaml, which these override')
     choices = '\n'.join(f'  {key}: {", ".join(table)}' for key, table in CHOICES.items())
     defaults = '\n'.join(f'  {key}={value}' for key, value in leaves(Config()))

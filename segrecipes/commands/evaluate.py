@@ -1,7 +1,10 @@
 """Evaluate a checkpoint in full resolution, by a protocol whose numbers can be quoted.
 
-    segrecipes evaluate yamls/deeplabv3.yaml load_path=runs/first/best-rank0.pt --protocol ade20k-ss
-    composer -n 2 -c segrecipes evaluate runs/first/config.yaml load_path=runs/first/best-rank0.pt --protocol all
+    segrecipes evaluate runs/first/best-rank0.pt --protocol fit-ss
+    segrecipes evaluate runs/first/best-rank0.pt --data mydata
+    composer -n 2 -c segrecipes evaluate yamls/deeplabv3.yaml load_path=best-rank0.pt --protocol all
+
+A checkpoint alone has its config from the config.yaml beside it, or from the card that it carries.
 
 Of a checkpoint with averaged weights (EMA) both they and the raw ones are evaluated. Computes in float32 unless
 ``precision`` is set.
@@ -19,17 +22,18 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    configs.add_arguments(parser)
+    configs.add_arguments(parser, '; or a checkpoint')
     names = ', '.join(NAMES)
     parser.add_argument('--protocol', metavar='NAME', help=f'{names}, or all; default: eval_protocol of the yaml')
     parser.add_argument('--verbose', action='store_true', help='print all of the config, not only what was set')
+    parser.add_argument('--data', metavar='NAME', help='of a checkpoint alone: another dataset, by name or path')
     parser.add_argument('--out', metavar='FOLDER', help='of the results; default: beside the checkpoint')
 
 
 def run(arguments: argparse.Namespace) -> None:
     from segrecipes.api import evaluate
 
-    options = {name: getattr(arguments, name) for name in ('protocol', 'out', 'verbose')}
+    options = {name: getattr(arguments, name) for name in ('protocol', 'data', 'out', 'verbose')}
     show(evaluate(arguments.config, arguments.settings, **options))
 
 

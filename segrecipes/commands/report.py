@@ -1,6 +1,8 @@
 """Write one page about a training run, or compare several.
 
 segrecipes report RUN_FOLDER [MORE_RUN_FOLDERS …] [--out FILE]
+
+A folder that evaluate has written is taken too.
 """
 
 import argparse

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from segrecipes.base.palette import MOST_COLORS, Color, color_table, striped, voc_colors
-from segrecipes.base.run_files import EVALUATION
 from segrecipes.datasets.row import IGNORED
 from segrecipes.evaluation.overlay import outlines
 from segrecipes.reports.run import Run
@@ -24,7 +23,7 @@ def picture(run: Run, entry: dict[str, Any]) -> dict[str, Any]:
     Raises:
         OSError, ValueError: a file of it is damaged, or not what it should be; the message names it.
     """
-    folder = run.folder / EVALUATION
+    folder = run.evaluation
     image, truth, prediction = (_open(folder, entry[key]) for key in ('image', 'truth', 'prediction'))
     for key, mask in {'truth': truth, 'prediction': prediction}.items():
         if mask.mode not in ('P', 'L') or mask.size != image.size:

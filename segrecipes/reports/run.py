@@ -108,9 +108,20 @@ class Run:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
     @cached_property
+    def evaluation(self) -> Path:
+        """Where the last evaluation is: in the run's folder, or in evaluate's, averaged weights before raw ones."""
+        below = sorted(path.parent for path in self.folder.glob(f'*/{SCORES}'))
+        below += sorted(path.parent for path in self.folder.glob(f'*/*/{SCORES}'))
+        places = (self.folder / EVALUATION, self.folder, *below)
+        return next((place for place in places if (place / SCORES).is_file()), places[0])
+
+    @cached_property
     def evaluations(self) -> list[Scores]:
         """Those after the training too, of averaged and of raw weights, which lie beside the checkpoints."""
-        found = [path for depth in ('', '/*') for path in self.folder.glob(f'{EVALUATION}-*{depth}/{SCORES}')]
+        if self.evaluation != self.folder / EVALUATION:  # all is of evaluate, whose folder this is
+            found = [path for path in self.folder.rglob(SCORES) if path.parent != self.evaluation]
+        else:
+            found = [path for depth in ('', '/*') for path in self.folder.glob(f'{EVALUATION}-*{depth}/{SCORES}')]
         return [*([self.scores] if self.scores else []), *map(read_scores, sorted(found))]
 
 
@@ -126,8 +137,9 @@ def read_run(folder: str | Path) -> Run:
         raise MissingPathError(f'run folder does not exist: {folder}')
     run = Run(folder, label=folder.resolve().name)
     for part, (name, read) in PARTS.items():
-        if (folder / name).is_file():
-            setattr(run, part, read(folder / name))
+        path = run.evaluation / Path(name).name if name.startswith(f'{EVALUATION}/') else folder / name
+        if path.is_file():
+            setattr(run, part, read(path))
         else:
             run.missing[part] = f'{name} is missing'
     if not run.history.metrics:

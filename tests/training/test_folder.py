@@ -76,7 +76,7 @@ def test_a_run_says_what_to_type_next(here: Path, synthetic_folder: Path, capsys
     run('train', argv)
     said = capsys.readouterr().out
     folder = 'runs/deeplabv3-synthetic'
-    assert f'best checkpoint:   {folder}/best-rank0.pt (best-ep1-ba3-rank0.pt)' in said
+    assert f'best checkpoint: {folder}/best-rank0.pt (best-ep1-ba3-rank0.pt)' in said
     assert f'latest checkpoint: {folder}/latest-rank0.pt (ep1-ba3-rank0.pt)' in said
     commands = said.partition('next:\n')[2].splitlines()
     assert len(commands) == 3
