@@ -159,9 +159,10 @@ def build_dataspec(
         **dataloader_kwargs,
     )
     if len(loader) == 0:
+        ranks = dist.get_world_size()
         raise UserError(
-            f'{path} has too few samples in its {split} split for one batch of {batch_size} on each of '
-            f'{dist.get_world_size()} ranks; lower batch_size'
+            f'{path} has too few samples in its {split} split, {dataset.size}, for one batch of {batch_size} on each '
+            f'of {ranks} ranks; batch_size may be {dataset.size // ranks * ranks} over all ranks'
         )
     return DataSpec(
         loader,

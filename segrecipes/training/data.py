@@ -55,3 +55,9 @@ def dataspec(dataset: DatasetConfig, split: str, cfg: Config, protocol: EvalProt
     masks: Any = spec.dataloader
     check_labels(masks.dataset, row, label_map, row.class_names(background), is_train=protocol is None)
     return spec
+
+
+def images(spec: DataSpec) -> int:
+    """Of the split, over all ranks."""
+    loader: Any = spec.dataloader
+    return loader.dataset.size

@@ -21,6 +21,7 @@ from segrecipes.config.schema import Config
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.models.heads import published_init
 from segrecipes.training import registry
+from segrecipes.training.advice import advice
 from segrecipes.training.callbacks.batches import AtFirstBatch, SeedEachBatch, ShareLabelledCount, WeighLabelledCount
 from segrecipes.training.callbacks.best import BestCheckpoint
 from segrecipes.training.callbacks.describe import Describe
@@ -30,7 +31,7 @@ from segrecipes.training.callbacks.monitor import with_metrics
 from segrecipes.training.callbacks.record import Record
 from segrecipes.training.callbacks.stops import StopOnNonFiniteLoss, StopOnUnlabelledEpoch
 from segrecipes.training.checks import check_registered
-from segrecipes.training.data import dataspec
+from segrecipes.training.data import dataspec, images
 from segrecipes.training.device import choose_microbatch_size, choose_precision, say
 from segrecipes.training.durations import batches_of, in_batches
 from segrecipes.training.evaluate import evaluate
@@ -76,6 +77,8 @@ def main(
     # Data
     train_dataspec = dataspec(cfg.train_dataset, 'train', cfg) if cfg.is_train else None
     eval_dataspec = dataspec(cfg.eval_dataset, 'val', cfg, protocol)
+    for line in advice(cfg, images(train_dataspec), device.name) if train_dataspec else ():
+        say(line)
 
     # Model
     card = model_card(cfg)

@@ -37,7 +37,7 @@ BAD = {
     'unknown weights': (['model.backbone_weights=IMAGENET'], ['model.backbone_weights=IMAGENET', 'IMAGENET1K_V1']),
     'weights file missing': (['model.backbone_weights=/no/file.pth'], ['/no/file.pth', 'no such file']),
     'checkpoint missing': (['load_path=/no/latest-rank{rank}.pt'], ['load_path=/no/latest-rank0.pt', 'no such file']),
-    'too few samples': (['train_dataset.batch_size=64'], ['too few samples', 'batch_size']),
+    'too few samples': (['train_dataset.batch_size=64'], ['too few samples', '12', 'batch_size may be 12']),
     'one sample a batch': (['train_dataset.batch_size=1'], ['deeplabv3plus', 'two samples', 'batch_size']),
     'no duration': (['max_duration=0ep'], ['max_duration', '0ep', '1 or more', '25ep']),
     'unknown metric': (['callbacks.early_stopper={monitor: iou, dataloader_label: eval}'],
