@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import arguments, launch, run
+from helpers.runs import arguments, evaluations, launch, run
 
 from segrecipes import __version__
 from segrecipes.reports.run import read_run
@@ -46,6 +46,12 @@ def test_a_run_that_finished_and_one_that_was_resumed(
     assert found['versions']['torch'] == torch.__version__.partition('+')[0]
     assert found['versions']['python'] == platform.python_version()
     assert found['hardware']['ranks'] == found['hardware']['nodes'] == 1
+    ((protocol, ious),) = read_run(tmp_path).history.class_ious.items()
+    (scores,) = evaluations(first)
+    assert protocol == scores.protocol
+    assert {name: series.value.tolist() for name, series in ious.items()} == {
+        name: [iou] for name, iou in zip(scores.class_names, scores.iou.tolist()) if iou == iou
+    }
     assert found['hardware']['device'] and found['hardware']['cores'] >= 1
 
     monkeypatch.setattr(record, 'timestamp', lambda: '2100-01-01T00:00:00+00:00')
