@@ -93,9 +93,9 @@ def watched(argv: list[str]) -> Seen:
 
 
 COMMON = (
-    'model.num_classes=9', 'model.backbone_arch=resnet34', 'model.backbone_weights=null', 'model.head_channels=24',
-    'train_dataset.name=synthetic', 'train_dataset.ignore_background=false', 'loggers.progress_bar=null',
-    'save_folder=null',
+    'model.num_classes=9', 'model.in_channels=3', 'model.backbone_arch=resnet34', 'model.backbone_weights=null',
+    'model.head_channels=24', 'train_dataset.name=synthetic', 'train_dataset.ignore_background=false',
+    'loggers.progress_bar=null', 'save_folder=null',
 )  # fmt: skip
 
 
@@ -196,6 +196,7 @@ FIRST: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'train_metrics': (lambda s: sorted(s.state.train_metrics), ['CrossEntropy', 'MIoU']),
     'model.architecture': (lambda s: type(s.state.model.module.classifier).__name__, 'UPerHead'),
     'model.num_classes': (lambda s: s.state.model.module.classifier.conv_seg.out_channels, 9),
+    'model.in_channels': (lambda s: s.state.model.module.backbone.conv1.in_channels, 3),
     'model.backbone_arch': (lambda s: len(s.state.model.module.backbone.layer3), 6),
     'model.output_stride': (backbone_strides, (4, 8, 16, 16)),
     'model.head_channels': (lambda s: s.state.model.module.classifier.conv_seg.in_channels, 24),
@@ -339,7 +340,8 @@ def test_the_card_of_unusual_settings(first: tuple[Seen, Path]) -> None:
     found = {key: value for key, value in card.to_dict().items() if key not in ('palette', 'mean', 'std')}
     assert found == {
         'architecture': 'upernet', 'num_classes': 9, 'backbone_arch': 'resnet34', 'output_stride': 16,
-        'head_channels': 24, 'auxiliary': True, 'class_names': ('other', *DATASETS['synthetic'].classes),
+        'head_channels': 24, 'in_channels': 3, 'values': None, 'auxiliary': True,
+        'class_names': ('other', *DATASETS['synthetic'].classes),
         'dataset': 'synthetic', 'label_offset': 0, 'image_size': 44, 'warning': '',
     }  # fmt: skip
 

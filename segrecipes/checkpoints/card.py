@@ -1,12 +1,13 @@
 """What a network is and what it takes: kept in each checkpoint and export, so that they are used without a yaml."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.palette import Color, voc_colors
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN, IMAGENET_CHANNEL_STD
+from segrecipes.data.normalize import statistics
+from segrecipes.datasets.row import Pixels
 from segrecipes.models.spec import SPEC_FIELDS, NetworkSpec
 
 CARD = 'model_card'  # its name in the metadata of a file
@@ -18,8 +19,8 @@ class ModelCard:
 
     ``auxiliary`` says whether the weights have an auxiliary head. ``palette`` is the RGB of each class;
     ``label_offset`` is the label of class 0 in a mask file. ``image_size`` is the side, in pixels, the network is
-    evaluated at; ``mean`` and ``std`` are those of RGB in 0…255. ``warning`` is what the dataset's row has to say with
-    every figure.
+    evaluated at; ``mean`` and ``std`` are those of its channels in 0…255, and ``values`` what becomes 0 and 255, as
+    ``DatasetRow.values`` says. ``warning`` is what the dataset's row has to say with every figure.
     """
 
     network: NetworkSpec
@@ -29,16 +30,24 @@ class ModelCard:
     dataset: str = ''
     label_offset: int = 1
     image_size: int = 512
-    mean: tuple[float, float, float] = field(default=IMAGENET_CHANNEL_MEAN)
-    std: tuple[float, float, float] = field(default=IMAGENET_CHANNEL_STD)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     warning: str = ''
+    values: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         count = self.network.num_classes
         if len(self.class_names) != count:
             object.__setattr__(self, 'class_names', _numbered(count))
+        for name, usual in zip(('mean', 'std'), statistics(self.network.in_channels)):
+            if len(getattr(self, name)) != self.network.in_channels:
+                object.__setattr__(self, name, usual)
         if len(self.palette) != count:
             object.__setattr__(self, 'palette', voc_colors(count))  # as before cards had one
+
+    @property
+    def pixels(self) -> Pixels:
+        return Pixels(self.network.in_channels, self.values)
 
     @property
     def num_classes(self) -> int:

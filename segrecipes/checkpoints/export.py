@@ -51,7 +51,7 @@ def export(network: SegmentationNetwork, card: ModelCard, path: str | Path, to: 
     try:
         with replaced(path) as partial:
             form.save(network, card, partial)
-            return compare(network, form.load(partial), str(path))
+            return compare(network, form.load(partial), str(path), card.network.in_channels)
     except OSError as error:
         raise UserError(f'--out={path}: cannot be written ({error})') from error
 
@@ -64,7 +64,7 @@ def without_auxiliary(network: SegmentationNetwork) -> SegmentationNetwork:
 
 
 @torch.no_grad()
-def compare(network: SegmentationNetwork, run: Run, name: str) -> list[Difference]:
+def compare(network: SegmentationNetwork, run: Run, name: str, channels: int = 3) -> list[Difference]:
     """By how much the logits of ``run`` differ from those of ``network``, for each shape of ``CHECKED``.
 
     Raises:
@@ -72,7 +72,8 @@ def compare(network: SegmentationNetwork, run: Run, name: str) -> list[Differenc
     """
     differences = []
     generator = torch.Generator().manual_seed(0)
-    for shape in CHECKED:
+    for batch, _, *size in CHECKED:
+        shape = (batch, channels, *size)
         images = torch.randn(shape, generator=generator)
         expected = network(images)
         try:

@@ -42,6 +42,28 @@ def name_datasets(config: DictConfig, sources: dict[str, str]) -> None:
                 sources[f'{key}.name'] = f'{key}.path'
 
 
+def with_in_channels(config: DictConfig, sources: dict[str, str]) -> DictConfig:
+    """The config with ``model.in_channels``, which is that of the dataset.
+
+    Raises:
+        UserError: it is set, and another; or the two datasets have images of different channels.
+    """
+    names = config.train_dataset.name, config.eval_dataset.name
+    count, other = (get_dataset(name).channels for name in names)
+    if count != other:
+        raise UserError(f'images of {names[0]} have {count} channels and those of {names[1]} {other}')
+    if OmegaConf.is_missing(config.model, 'in_channels'):
+        if count != 3:
+            sources['model.in_channels'] = 'train_dataset.name'
+        return OmegaConf.merge(config, {'model': {'in_channels': count}})  # type: ignore[return-value]
+    if config.model.in_channels != count:
+        raise UserError(
+            f'model.in_channels={config.model.in_channels}, but images of {names[0]} have {count}. Leave it out; '
+            f'channels in {FILE} says how many they have'
+        )
+    return config
+
+
 def with_num_classes(config: DictConfig, sources: dict[str, str]) -> DictConfig:
     """The config with ``model.num_classes``, which is that of the dataset.
 

@@ -13,7 +13,13 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from segrecipes.base.errors import UserError, suggestion
 from segrecipes.config.aliases import full_key
 from segrecipes.config.check import check
-from segrecipes.config.dataset import name_datasets, name_run, read_dataset_layer, with_num_classes
+from segrecipes.config.dataset import (
+    name_datasets,
+    name_run,
+    read_dataset_layer,
+    with_in_channels,
+    with_num_classes,
+)
 from segrecipes.config.layers import available, layer_file, one_line, read_yaml, yaml_file
 from segrecipes.config.loss import with_one_weight
 from segrecipes.config.schema import GROUPING, Config, DatasetConfig, OhemConfig
@@ -90,7 +96,7 @@ def merge(
         if is_given and f'eval_dataset.{key}' not in sources:
             config.eval_dataset[key] = config.train_dataset[key]
             sources[f'eval_dataset.{key}'] = f'train_dataset.{key}'
-    config = with_num_classes(config, sources)
+    config = with_in_channels(with_num_classes(config, sources), sources)
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:

@@ -21,6 +21,7 @@ class ModelConfig(NetworkSpec):
     """The network, and how it is trained."""
 
     num_classes: int = NOT_SET  # the dataset's
+    in_channels: int = NOT_SET  # the dataset's
     backbone_weights: str | None = None
     auxiliary_weight: float = 0.0
     sync_bn: bool = True

@@ -8,8 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segrecipes.data.channels import by_channels
 from segrecipes.data.further import Further
-from segrecipes.data.normalize import IMAGENET_CHANNEL_MEAN
+from segrecipes.data.normalize import statistics
 from segrecipes.datasets.row import IGNORED
 
 _GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as PIL and torchvision have it
@@ -73,13 +74,13 @@ class TrainTransform:
     albumentations: list[Any] = field(default_factory=list)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) uint8 and (H, W) uint8 → the same at ``final_size``; padding is the mean colour and 255."""
+        """(H, W, C) uint8 and (H, W) uint8 → the same at ``final_size``; padding is the mean colour and 255."""
         geometry = self.draw_geometry(mask, rng)
         image, mask = warp(image, mask, geometry, self.final_size)
-        matrix = self.draw_photometric(np.array(cv2.mean(image[::8, ::8])[:3]), rng)
-        image = cv2.transform(image, matrix)
+        image = self.recolor(image, rng)
         if self.blur_probability and rng.random() < self.blur_probability:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, max(0.1, self.blur_sigma)))
+            sigma = rng.uniform(0.1, max(0.1, self.blur_sigma))
+            image = by_channels(lambda part: cv2.GaussianBlur(part, (0, 0), sigma), image)
         fill_padding(image, mask, geometry)
         if self.right_angle_turns:
             turns = int(rng.integers(4))
@@ -123,6 +124,24 @@ class TrainTransform:
         counts[IGNORED] = 0
         return 0 < counts.max() < self.max_class_share * counts.sum()
 
+    def recolor(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The photometric change of (H, W, C) uint8; of others than RGB brightness and contrast alone."""
+        if image.shape[2] == 3:
+            return cv2.transform(image, self.draw_photometric(np.array(cv2.mean(image[::8, ::8])[:3]), rng))
+        gain, shift = self.draw_gain(float(image[::8, ::8].mean()), rng)
+        return np.rint(gain * np.arange(256) + shift).clip(0, 255).astype(np.uint8)[image]
+
+    def draw_gain(self, mean: float, rng: np.random.Generator) -> tuple[float, float]:
+        """Brightness and contrast, in either order, each with probability 0.5, as a factor and what is added."""
+        gain, shift = 1.0, 0.0
+        for step in ('brightness', 'contrast') if rng.random() < 0.5 else ('contrast', 'brightness'):
+            if rng.random() < 0.5:
+                continue
+            amount = rng.uniform(-1, 1) * getattr(self, step)
+            offset = -amount * (gain * mean + shift) if step == 'contrast' else 0.0
+            gain, shift = (1 + amount) * gain, (1 + amount) * shift + offset
+        return gain, shift
+
     def draw_photometric(self, mean_rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Brightness, contrast, saturation and hue, each with probability 0.5, as one affine map of RGB: (3, 4).
 
@@ -160,13 +179,16 @@ def warp(image: np.ndarray, mask: np.ndarray, geometry: Geometry, size: int) -> 
     height, width = mask.shape
     shrink = min(height // geometry.resized[0], width // geometry.resized[1])
     if shrink >= 2:
-        image = cv2.resize(image, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
-    image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
-    image = cv2.warpAffine(
-        image, _source_map(image.shape, geometry, size), (size, size), flags=_LINEAR, borderMode=_EDGE
+        smaller = width // shrink, height // shrink
+        image = by_channels(lambda part: cv2.resize(part, smaller, interpolation=cv2.INTER_AREA), image)
+    is_rgb, source_map = image.shape[2] == 3, _source_map(image.shape, geometry, size)
+    if is_rgb:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
+    image = by_channels(
+        lambda part: cv2.warpAffine(part, source_map, (size, size), flags=_LINEAR, borderMode=_EDGE), image
     )
     mask = cv2.warpAffine(mask, _source_map(mask.shape, geometry, size), (size, size), flags=_NEAREST, borderMode=_EDGE)
-    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), mask
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) if is_rgb else image, mask
 
 
 _LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -199,14 +221,15 @@ def squared(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     border = top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT
-    mean = tuple(np.round(IMAGENET_CHANNEL_MEAN).tolist())
-    return cv2.copyMakeBorder(image, *border, value=mean), cv2.copyMakeBorder(mask, *border, value=(IGNORED,))
+    around = np.full((side, side, image.shape[2]), np.round(statistics(image.shape[2])[0]), np.uint8)
+    around[top : top + height, left : left + width] = image
+    return around, cv2.copyMakeBorder(mask, *border, value=(IGNORED,))
 
 
 def fill_padding(image: np.ndarray, mask: np.ndarray, geometry: Geometry) -> None:
     """Overwrite, in place, what lies outside the resized image."""
     for outside in _outside(geometry, mask.shape[0]):
-        image[outside] = np.round(IMAGENET_CHANNEL_MEAN)
+        image[outside] = np.round(statistics(image.shape[2])[0])
         mask[outside] = IGNORED
 
 

@@ -129,6 +129,7 @@ def build_dataspec(
             local=local,
             split=split,
             make_sample=make_sample,
+            pixels=row.pixels,
             batch_size=batch_size,
             shuffle=shuffle,
             shuffle_seed=seed,

@@ -194,6 +194,19 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
+def read_channels(value: Any) -> int:
+    if _number(value) < 1:
+        raise ValueError
+    return value
+
+
+def read_values(value: Any) -> tuple[float, float]:
+    low, high = map(float, _list(value))
+    if not low < high:
+        raise ValueError
+    return low, high
+
+
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= 255:
         raise ValueError
@@ -216,7 +229,8 @@ KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
     'group': (read_with_group, 'a regular expression with a group'),
     'skipped': (read_pattern, 'a regular expression'),
     'excluded': (read_excluded, 'split: list of uids'),
-    'channels': (_number, 'a number'),
+    'channels': (read_channels, '1 or more'),
+    'values': (read_values, '[lowest, highest], the values of a pixel that become 0 and 255'),
     'warning': (_word, 'a text'),
     'config': (read_mapping, 'keys of a run, such as train_dataset: {batch_size: 16}'),
 }
@@ -243,6 +257,7 @@ def to_yaml(row: DatasetRow, config: Mapping[str, Any] | None = None, path: str 
         'skipped': row.skipped,
         'excluded': {split: sorted(uids) for split, uids in row.excluded.items()},
         'channels': row.channels,
+        'values': list(row.values) if row.values else None,
         'warning': row.warning,
         'config': dict(config or {}),
     }

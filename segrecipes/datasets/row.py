@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,7 @@ class DatasetRow:
         excluded: uids left out of a split.
         colors: RGB of each class; by default the even ones of ``base.palette``.
         channels: of its images.
+        values: of a pixel that become 0 and 255; None: of 8 bits as they are, of 16 bits their whole range.
         warning: what is to be said with every figure of it.
     """
 
@@ -72,8 +74,13 @@ class DatasetRow:
     excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
     colors: tuple[Color, ...] = ()
     channels: int = 3
+    values: tuple[float, float] | None = None
     warning: str = ''
     name: str = ''
+
+    @property
+    def pixels(self) -> 'Pixels':
+        return Pixels(self.channels, self.values)
 
     def class_names(self, ignore_background: bool = True) -> tuple[str, ...]:
         """Of the network's classes: with ``ignore_background=False`` what lies below the first label is one more."""
@@ -125,6 +132,16 @@ class DatasetRow:
         """The group of an image, by its path or uid; None where that tells none."""
         found = re.search(self.group, name) if self.group else None
         return found[1] if found else None
+
+
+class Pixels(NamedTuple):
+    """What the pixels of an image are: so many channels, and the values that become 0 and 255."""
+
+    channels: int = 3
+    values: tuple[float, float] | None = None
+
+
+RGB = Pixels()
 
 
 def place(group: str) -> float:

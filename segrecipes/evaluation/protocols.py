@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from segrecipes.data.batch import collate, collate_views
+from segrecipes.data.channels import by_channels
 from segrecipes.data.sample import Sample
 from segrecipes.evaluation.metrics import CrossEntropy, MIoU, Scored, argmax, label_dtype, score, score_predictions
 from segrecipes.evaluation.views import Network, View, tiles
@@ -93,7 +94,9 @@ class EvalProtocol:
             ratio = min(short / min(height, width), long / max(height, width))
         resized = max(1, int(width * ratio + 0.5)), max(1, int(height * ratio + 0.5))
         # Not antialiased, as in mmsegmentation, by which the published numbers were made
-        return image if resized == (width, height) else cv2.resize(image, resized, interpolation=cv2.INTER_LINEAR)
+        if resized == (width, height):
+            return image
+        return by_channels(lambda part: cv2.resize(part, resized, interpolation=cv2.INTER_LINEAR), image)
 
     @torch.no_grad()
     def labels(self, network: Network, views: list[Tensor], size: tuple[int, int]) -> Tensor:
@@ -163,7 +166,8 @@ class SquareProtocol(EvalProtocol):
     def _resize(self, image: np.ndarray, ratio: float) -> np.ndarray:
         """Bilinearly, with antialiasing."""
         side = round(self.size * ratio)
-        return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+        bilinear = Image.Resampling.BILINEAR
+        return by_channels(lambda part: np.array(Image.fromarray(part).resize((side, side), bilinear)), image, most=1)
 
     def resize_mask(self, mask: np.ndarray) -> np.ndarray:
         """By the nearest pixel."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segrecipes.base.errors import MissingPathError, UserError
 from segrecipes.base.files import IMAGE_SUFFIXES
+from segrecipes.datasets.row import RGB, Pixels
 from segrecipes.storage.decode import UNREADABLE, decode_image
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
@@ -28,22 +29,25 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def read_image(image: 'str | Path | Image.Image | np.ndarray') -> np.ndarray:
-    """→ (H, W, 3) uint8 RGB, turned upright if its EXIF orientation says so."""
+def read_image(image: 'str | Path | Image.Image | np.ndarray', pixels: Pixels = RGB) -> np.ndarray:
+    """→ (H, W, 3) uint8 RGB, turned upright if its EXIF orientation says so; or so many channels as ``pixels`` has."""
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise UserError(f'an image must be (H, W, 3) uint8 RGB; it is {image.dtype} {image.shape}')
+        if image.ndim != 3 or image.shape[2] != pixels.channels or image.dtype != np.uint8 or not image.size:
+            kind = 'uint8 RGB' if pixels.channels == 3 else 'uint8'
+            raise UserError(f'an image must be (H, W, {pixels.channels}) {kind}; it is {image.dtype} {image.shape}')
         return np.require(image, requirements=('C', 'W'))  # torch takes no mirrored or read-only ones
     if isinstance(image, Image.Image):
-        return upright(decode_image(image, 'image'), image)
+        return upright(decode_image(image, 'image', pixels), image)
     path = Path(image)
     if not path.is_file():
         raise MissingPathError(f'no such image: {path}')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large ones are welcome
-        pixels = decode_image(path, str(path))
+        decoded = decode_image(path, str(path), pixels)
+        if pixels != RGB:
+            return decoded
         with Image.open(path) as opened:
-            return upright(pixels, opened)
+            return upright(decoded, opened)
 
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:

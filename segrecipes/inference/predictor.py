@@ -69,13 +69,13 @@ class Predictor(OnHub):
         Raises:
             UserError: the file is damaged, or no image.
         """
-        return self.labels(read_image(image), self.protocol)
+        return self.labels(read_image(image, self.card.pixels), self.protocol)
 
     @torch.inference_mode()
     def labels(self, pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
-        """(H, W, 3) uint8 RGB → (H, W) uint8 class indices, by this protocol."""
+        """(H, W, C) uint8 → (H, W) uint8 class indices, by this protocol."""
         mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.card.mean, self.card.std)
+            torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.card.mean, self.card.std)
         )
         views = [(to_tensor(view).to(self.device).float() - mean) / std for view in protocol.views(pixels)]
         height, width = pixels.shape[:2]

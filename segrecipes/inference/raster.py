@@ -11,9 +11,11 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segrecipes.base.errors import UserError
 from segrecipes.base.files import replaced
+from segrecipes.datasets.row import Pixels
 from segrecipes.evaluation.protocols import EvalProtocol
 from segrecipes.evaluation.table import get_protocol
 from segrecipes.evaluation.views import windows
+from segrecipes.storage.channels import scaled
 
 if TYPE_CHECKING:
     from segrecipes.inference.predictor import Predictor
@@ -50,7 +52,7 @@ def windows_of(protocol: EvalProtocol) -> EvalProtocol:
 def label_raster(
     predictor: 'Predictor', path: Path, mask: Path | None = None, keep: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A GeoTIFF of three bands (more are left out, one is grey), uint8 or uint16 of the full range.
+    """A GeoTIFF: as many bands as the network takes (more are left out, one is grey), their values as it takes them.
 
     Args:
         mask: a GeoTIFF to write, of class indices with their colours, in the same place; pixels without data are 255.
@@ -70,12 +72,12 @@ def label_raster(
     counts = np.zeros(num_classes, np.int64)
     try:
         with rasterio.open(path) as source:
-            bands = bands_of(source, path)
+            bands = bands_of(source, path, predictor.card.pixels)
             size = source.height, source.width
             labels = np.empty(size if keep else (0, 0), np.uint8)
             with written(rasterio, source, mask, predictor.card.palette) as target:
                 for block, region in blocks(size, protocol):
-                    pixels, has_data = read(rasterio, source, bands, region)
+                    pixels, has_data = read(rasterio, source, bands, region, predictor.card.pixels)
                     inside = tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(block, region))
                     found = predictor.labels(pixels, protocol)[inside].astype(np.uint8)
                     found[~has_data[inside]] = NO_DATA
@@ -98,21 +100,23 @@ def import_rasterio(path: Path) -> Any:
     return rasterio
 
 
-def bands_of(source: Any, path: Path) -> list[int]:
-    """The indices, from 1, of red, green and blue."""
+def bands_of(source: Any, path: Path, pixels: Pixels) -> list[int]:
+    """The indices, from 1, of the bands that the network takes: the first so many, or a grey one as RGB."""
     kinds = set(source.dtypes)
-    if kinds not in ({'uint8'}, {'uint16'}):
+    if pixels.values is None and kinds not in ({'uint8'}, {'uint16'}):
         raise UserError(f'{path}: its pixels are {", ".join(sorted(kinds))}. Legal: uint8, uint16')
-    return [1, 1, 1] if source.count < 3 else [1, 2, 3]
+    if pixels.channels == 3 and source.count < 3:
+        return [1, 1, 1]
+    if source.count < pixels.channels:
+        raise UserError(f'{path}: it has {source.count} bands, and the network takes {pixels.channels}')
+    return [*range(1, pixels.channels + 1)]
 
 
-def read(rasterio: Any, source: Any, bands: list[int], region: Block) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 pixels of a region, and (H, W) bool, whether there is data."""
+def read(rasterio: Any, source: Any, bands: list[int], region: Block, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, C) uint8 pixels of a region, and (H, W) bool, whether there is data."""
     window = rasterio.windows.Window.from_slices(*region)
-    pixels = source.read(bands, window=window)
-    if pixels.dtype == np.uint16:  # the full range, as of any other picture of 16 bits
-        pixels = (pixels >> 8).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), source.dataset_mask(window=window) > 0
+    stored = source.read(bands, window=window).transpose(1, 2, 0)
+    return np.ascontiguousarray(scaled(stored, pixels)), source.dataset_mask(window=window) > 0
 
 
 @contextmanager

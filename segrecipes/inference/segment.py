@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from segrecipes.base.errors import UserError, unknown_name
 from segrecipes.base.files import write_text
+from segrecipes.data.channels import as_rgb
 from segrecipes.evaluation.protocols import EvalProtocol
 from segrecipes.evaluation.table import NAMES, USUAL, get_protocol
 from segrecipes.inference.images import find_images, name_images, read_image
@@ -64,10 +65,10 @@ def segment(
 def label_picture(
     predictor: Predictor, path: Path, name: str, out: str | Path | None, submission: bool, keep: bool
 ) -> tuple[np.ndarray, dict[str, float]]:
-    image = read_image(path)
+    image = read_image(path, predictor.card.pixels)
     labels = predictor(image)
     if out is not None:
-        write(Path(out), name, image, labels, predictor.card, submission)
+        write(Path(out), name, as_rgb(image), labels, predictor.card, submission)
     return labels, class_shares(labels, predictor.card.class_names)
 
 

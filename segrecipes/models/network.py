@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segrecipes.models.architectures import ARCHITECTURES, Head, check_names
+from segrecipes.models.backbones.channels import take_channels
 from segrecipes.models.backbones.table import BACKBONES
 from segrecipes.models.backbones.weights import has_weights, load_backbone_weights
 from segrecipes.models.heads import build_auxiliary_head, build_head
@@ -70,6 +71,7 @@ def with_decode_head(
     backbone: Any = BACKBONES[spec.backbone_arch](output_stride)
     if has_weights(backbone_weights):
         load_backbone_weights(backbone, spec.backbone_arch, str(backbone_weights))
+    take_channels(backbone, spec.in_channels, has_weights(backbone_weights))
     return SegmentationNetwork(
         backbone,
         build_head(head, backbone.channels, spec.head_channels, spec.num_classes),

@@ -16,6 +16,7 @@ class NetworkSpec:
         backbone_arch: a row of ``backbones.table.BACKBONES``.
         output_stride: of the backbone's last map; None is the architecture's own.
         head_channels: width of the decode head.
+        in_channels: of the images.
     """
 
     architecture: str = 'deeplabv3plus'
@@ -23,6 +24,7 @@ class NetworkSpec:
     backbone_arch: str = 'resnet101'
     output_stride: int | None = None
     head_channels: int = 512
+    in_channels: int = 3
 
     @property
     def network(self) -> 'NetworkSpec':

@@ -8,6 +8,7 @@ from segrecipes.base.palette import colorize
 from segrecipes.config.augmentation import faults_of
 from segrecipes.data import further
 from segrecipes.data.augment import TrainTransform
+from segrecipes.data.channels import as_rgb
 from segrecipes.data.loader import build_dataspec
 from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.overlay import overlay
@@ -39,7 +40,7 @@ def show_samples(out: Path, path: str, local: str | None, name: str, transform: 
         num_workers=0,
     )
     batches = [batch for batch, _ in zip(spec.dataloader, range(SHOWN))]
-    samples = [(image.permute(1, 2, 0).numpy(), labels.numpy()) for (image,), (labels,), *_ in batches]
+    samples = [(as_rgb(image.permute(1, 2, 0).numpy()), labels.numpy()) for (image,), (labels,), *_ in batches]
     rows = [(image, colorize(labels, colors), overlay(image, labels, colors)) for image, labels in samples]
     title = f'{path}: {len(rows)} training samples at {transform.final_size}×{transform.final_size}'
     try:

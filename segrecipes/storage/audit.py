@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from segrecipes.base.errors import UserError
@@ -101,7 +101,7 @@ def check_shards(path: str, local: str | None, split: str, row: DatasetRow) -> I
 def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, row: DatasetRow) -> Finding:
     finding = Finding(samples=1)
     try:
-        decoded = decode_image(image, image_name)
+        decoded = decode_image(image, image_name, row.pixels)
         labels = decode_mask(mask, mask_name)
     except DataError as error:
         finding.faults.append(str(error))
@@ -125,4 +125,7 @@ def check_sample(image: Any, mask: Any, image_name: str, mask_name: str, row: Da
 def _mode(image: bytes | Path | Image.Image) -> str:
     if isinstance(image, Image.Image):
         return image.mode
-    return Image.open(BytesIO(image) if isinstance(image, bytes) else image).mode
+    try:
+        return Image.open(BytesIO(image) if isinstance(image, bytes) else image).mode
+    except UnidentifiedImageError:
+        return 'others'  # of channels that PIL has no name for

@@ -10,6 +10,8 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from segrecipes.base.errors import UserError
+from segrecipes.datasets.row import RGB, Pixels
+from segrecipes.storage.channels import decode_channels
 
 # What PIL raises for a damaged file; the last for a header that claims a huge picture.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -23,9 +25,11 @@ class DataError(UserError):
     """A sample that cannot be delivered. Passes through dataloader workers as its one-line message."""
 
 
-def decode_image(data: bytes | Path | Image.Image, name: str) -> np.ndarray:
-    """Any image PIL reads → (H, W, 3) uint8 RGB."""
+def decode_image(data: bytes | Path | Image.Image, name: str, pixels: Pixels = RGB) -> np.ndarray:
+    """Any image PIL reads → (H, W, 3) uint8 RGB; of other ``pixels`` than these, as :func:`decode_channels` has it."""
     try:
+        if pixels != RGB:
+            return decode_channels(data, pixels)
         data = _read(data)
         if isinstance(data, bytes) and data.startswith(_JPEG):
             width, height = image_size(data)

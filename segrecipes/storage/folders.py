@@ -154,6 +154,7 @@ class FolderDataset(Dataset):
         self.pairs = find_pairs(path, split, row)
         self.make_sample = make_sample
         self.path = path
+        self.pixels = row.pixels
         self.resume_sample = 0  # samples of the coming epoch, over all ranks, that a resumed run has already seen
 
     def __len__(self) -> int:
@@ -175,7 +176,7 @@ class FolderDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         uid, image, mask = self.pairs[index]
-        return self.make_sample(decode_image(image, str(image)), decode_mask(mask, str(mask)), uid, epoch)
+        return self.make_sample(decode_image(image, str(image), self.pixels), decode_mask(mask, str(mask)), uid, epoch)
 
     # Composer saves and restores a dataset that has these two, in place of loading batches only to skip them.
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from segrecipes.base.errors import MissingPathError
 from segrecipes.base.stores import check_readable, is_url, streaming_url
+from segrecipes.datasets.row import RGB, Pixels
 from segrecipes.storage.decode import DataError, decode_image, decode_mask
 from segrecipes.storage.folders import MakeSample
 
@@ -31,6 +32,7 @@ class StreamingSegmentation(StreamingDataset):
         split: str,
         make_sample: MakeSample | None,
         batch_size: int,
+        pixels: Pixels = RGB,
         **kwargs: Any,
     ):
         remote = streaming_url(path) if local is not None else None
@@ -40,6 +42,7 @@ class StreamingSegmentation(StreamingDataset):
             raise MissingPathError(f'no MDS dataset: {Path(path) / split / "index.json"} does not exist')
         self.path = f'{path}/{split}'
         self.make_sample = make_sample
+        self.pixels = pixels
         self.resume_sample = 0
         self.current_epoch = 0
         # Streaming's own event is one a process; this one reaches all of a rank's workers, as does the message.
@@ -69,7 +72,7 @@ class StreamingSegmentation(StreamingDataset):
         assert self.make_sample is not None
         sample = self.read(sample_id, retry)
         name = f'{sample["uid"]} in {self.path}'
-        image, mask = decode_image(sample['x'], name), decode_mask(sample['y'], name)
+        image, mask = decode_image(sample['x'], name, self.pixels), decode_mask(sample['y'], name)
         return self.make_sample(image, mask, sample['uid'], self.current_epoch)
 
     def read_mask(self, index: int) -> tuple[str, np.ndarray]:

@@ -96,6 +96,7 @@ def model_card(cfg: Config) -> ModelCard:
         label_offset=dataset.label_offset if cfg.eval_dataset.ignore_background else 0,
         image_size=cfg.eval_dataset.final_size,
         warning=dataset.warning,
+        values=dataset.values,
     )
 
 

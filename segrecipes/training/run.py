@@ -103,6 +103,9 @@ def main(
         compile_options={} if cfg.compile is True else cfg.compile or None,
         init_fn=published_init,
     )
+    if card.network.in_channels != 3 and cfg.model.backbone_weights and not cfg.load_path:
+        count = card.network.in_channels
+        say(f'{count} channels: each has, in the first convolution, the mean of the weights for RGB times 3/{count}')
     checkpoint, resume_path = load_checkpoint(cfg, model, card)
     model.freeze(cfg.model.freeze)
 

@@ -8,6 +8,7 @@ from helpers.exported_files import card_of
 
 from segrecipes.base.errors import UserError
 from segrecipes.checkpoints.card import ModelCard
+from segrecipes.data.normalize import statistics
 from segrecipes.models.spec import NetworkSpec
 
 # As files hold it: in one level, whatever the classes here are
@@ -17,6 +18,7 @@ WRITTEN: dict[str, Any] = {
     'backbone_arch': 'resnet18',
     'output_stride': 16,
     'head_channels': 24,
+    'in_channels': 3,
     'auxiliary': True,
     'class_names': ['sky', 'tree'],
     'palette': [[0, 0, 0], [9, 8, 7]],
@@ -26,6 +28,7 @@ WRITTEN: dict[str, Any] = {
     'mean': [1.0, 2.0, 3.0],
     'std': [4.0, 5.0, 6.0],
     'warning': 'it leaks',
+    'values': [0.0, 4095.0],
 }
 CARD = ModelCard(
     NetworkSpec('upernet', 2, 'resnet18', output_stride=16, head_channels=24),
@@ -38,6 +41,7 @@ CARD = ModelCard(
     mean=(1.0, 2.0, 3.0),
     std=(4.0, 5.0, 6.0),
     warning='it leaks',
+    values=(0.0, 4095.0),
 )
 
 
@@ -56,6 +60,7 @@ def test_a_card_of_another_version() -> None:
     card = ModelCard.from_dict(few, 'here')
     assert card == ModelCard(NetworkSpec('upernet', 2, 'resnet18'))
     assert (card.network.output_stride, card.network.head_channels) == (None, 512)
+    assert (card.network.in_channels, card.values, card.mean) == (3, None, statistics(3)[0])
     assert (card.auxiliary, card.label_offset, card.image_size, card.num_classes) == (False, 1, 512, 2)
 
 

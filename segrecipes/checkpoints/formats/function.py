@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from segrecipes.base.errors import UserError
+from segrecipes.checkpoints.card import ModelCard
 
 DYNAMIC_AXES = {0: 'batch', 2: 'height', 3: 'width'}
 TRACED = (2, 3, 64, 96)  # not a batch of 1, which torch.export would take for a constant
 
 Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) float32 normalised images → (B, num_classes, H, W) float32 logits
+
+
+def traced_with(card: ModelCard) -> Tensor:
+    batch, _, *size = TRACED
+    return torch.randn(batch, card.network.in_channels, *size)
 
 
 def on_cpu(module: nn.Module) -> Run:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segrecipes.base.errors import UserError
 from segrecipes.checkpoints.card import CARD, ModelCard
-from segrecipes.checkpoints.formats.function import DYNAMIC_AXES, TRACED, Run, readable
+from segrecipes.checkpoints.formats.function import DYNAMIC_AXES, Run, readable, traced_with
 from segrecipes.models.network import SegmentationNetwork
 
 OPSET = 17  # the exporter's own default; TensorRT, OpenVINO and ONNX Runtime have long read it
@@ -24,7 +24,7 @@ def save(network: SegmentationNetwork, card: ModelCard, path: Path) -> None:
         warnings.filterwarnings('ignore', 'You are using the legacy', DeprecationWarning)  # torch 2.9 and later
         torch.onnx.export(
             with_exportable_pools(network),
-            (torch.randn(TRACED),),
+            (traced_with(card),),
             str(path),
             input_names=['images'],
             output_names=['logits'],

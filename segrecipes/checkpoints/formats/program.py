@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from segrecipes.checkpoints.card import CARD, ModelCard
-from segrecipes.checkpoints.formats.function import DYNAMIC_AXES, TRACED, Run, on_cpu, readable
+from segrecipes.checkpoints.formats.function import DYNAMIC_AXES, Run, on_cpu, readable, traced_with
 from segrecipes.models.network import SegmentationNetwork
 
 
 def save(network: SegmentationNetwork, card: ModelCard, path: Path) -> None:
     dynamic = dict.fromkeys(DYNAMIC_AXES, torch.export.Dim.AUTO)
-    program = torch.export.export(network, (torch.randn(TRACED),), dynamic_shapes=(dynamic,), strict=False)
+    program = torch.export.export(network, (traced_with(card),), dynamic_shapes=(dynamic,), strict=False)
     # Shape analysis tells a side of 1 from others, as that would broadcast, and so refuses images on which a feature
     # map is 1 pixel high or wide. The operators take those too: 2 is what torch has for a size without lower bound.
     for symbol, sizes in program.range_constraints.items():

@@ -18,6 +18,7 @@ from segrecipes.base.palette import Color
 from segrecipes.base.run_files import PREDICTIONS, class_table, metric
 from segrecipes.base.stores import written
 from segrecipes.data.batch import UIDS
+from segrecipes.data.channels import as_rgb
 from segrecipes.data.normalize import to_pixels
 from segrecipes.datasets.table import get_dataset
 from segrecipes.evaluation.gallery import Arrays, Gallery
@@ -128,4 +129,4 @@ class ShowResults(Callback):
 def arrays(image: Tensor | list[Tensor], truth: Tensor, prediction: Tensor) -> Arrays:
     """On the host, what a picture is made of: of several views of an image the largest."""
     image = image[-1] if isinstance(image, list) else image
-    return to_pixels(image), truth.cpu().numpy(), prediction.cpu().numpy()
+    return as_rgb(to_pixels(image)), truth.cpu().numpy(), prediction.cpu().numpy()
