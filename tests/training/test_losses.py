@@ -53,7 +53,7 @@ def test_two_ranks_count_as_one_and_a_kept_config_counts_no_more(synthetic_folde
     argv = arguments(synthetic_folder, *SAVED, f'save_folder={tmp_path}/two', 'model.class_weights=inverse')
     process = launch('composer', '-n', '2', 'main.py', *argv)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count('of 12 training masks') == 1
+    assert process.stdout.count('model.class_weights=inverse of 12 training masks: ') == 1
     assert saved_weights(tmp_path / 'two') == pytest.approx(counted_by_hand(synthetic_folder)[0], rel=1e-5)
     run([str(tmp_path / 'two/config.yaml'), f'save_folder={tmp_path}/again'])
     assert saved_weights(tmp_path / 'again') == saved_weights(tmp_path / 'two')
