@@ -48,7 +48,7 @@ RECIPES = {
 }
 # What takes each part of small.yaml away. Not its batch size, which all rows have, nor channels last, which is layout.
 PARTS = {
-    'warm-up': ('scheduler.name=cosine_annealing', 'scheduler.t_warmup=null'),
+    'warm-up': ('scheduler.name=cosine_annealing',),
     'auxiliary head': ('model.auxiliary_weight=0',),
     'class weights': ('model.class_weights=null',),
     'EMA': ('algorithms.ema=null',),

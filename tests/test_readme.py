@@ -24,6 +24,24 @@ def test_the_set_up_is_two_commands() -> None:
     assert COMMANDS[:2] == ['make demo', 'make test']
 
 
+OWN = '''
+classes: [background, tumour]
+labels: {0: background, 255: tumour}
+splits: {train: images/train/*, val: images/val/*}
+mask: ['^images/(.+)\\.\\w+$', 'masks/\\1.png']
+'''
+
+
+@pytest.fixture
+def own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to stand in where there is what the commands are about, and the yamls."""
+    (tmp_path / 'mydata').mkdir()
+    (tmp_path / 'mydata' / 'dataset.yaml').write_text(OWN)
+    (tmp_path / 'yamls').symlink_to(ROOT / 'yamls')
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures('own_pictures')
 @pytest.mark.parametrize('command', COMMANDS)
 def test_command(command: str) -> None:
     program, *rest = shlex.split(command)
@@ -50,9 +68,11 @@ def check_verb(words: list[str]) -> None:
     if words == ['--help']:
         return
     verb, *argv = words
+    if argv and f'{verb} {argv[0]}' in VERBS:
+        verb, argv = f'{verb} {argv[0]}', argv[1:]
     arguments = verb_parser(verb)[1].parse_intermixed_args(argv)
     if 'settings' in arguments:
-        saved = arguments.config == 'runs/first/config.yaml'
+        saved = arguments.config in ('runs/first/config.yaml', 'runs/first/best-rank0.pt')
         yaml = 'yamls/deeplabv3.yaml' if saved else str(arguments.config)
         load_config([str(ROOT / yaml), *arguments.settings])
 
@@ -88,7 +108,7 @@ def test_verb_refuses_no_arguments_in_one_message(verb: str, capsys: pytest.Capt
 def paths_in_prose() -> list[str]:
     linked = re.findall(r'\]\(([^)#:]+)\)', README)
     quoted = re.findall(r'`((?:yamls|benchmarks|tests)/[\w./]+|[\w]+\.(?:py|yaml|txt))`', README)
-    generated = {'config.yaml', 'demo/run/report.html'}
+    generated = {'config.yaml', 'dataset.yaml', 'mydata/dataset.yaml', 'demo/run/report.html'}
     return sorted({path for path in [*linked, *quoted] if path not in generated})
 
 
@@ -99,11 +119,13 @@ def test_path(path: str) -> None:
 
 def test_tables_name_what_there_is() -> None:
     from segrecipes.config.layers import available
-    from segrecipes.evaluation.table import PROTOCOLS
+    from segrecipes.datasets.table import DATASETS
+    from segrecipes.evaluation.table import NAMES
     from segrecipes.models.architectures import ARCHITECTURES
     from segrecipes.models.backbones.table import BACKBONES
 
-    rows = set(re.findall(r'^\| `([\w-]+)` \|', README, re.MULTILINE))
-    assert rows == {*ARCHITECTURES, 'null', *available('recipe_name'), *PROTOCOLS}
+    first_cells = re.findall(r'^\|([^|]+)\|', README, re.MULTILINE)
+    named = {name for cell in first_cells for name in re.findall(r'`([\w-]+)`', cell)}
+    assert named == {*ARCHITECTURES, 'null', *available('recipe_name'), *NAMES, *DATASETS}
     for backbone in BACKBONES:
         assert backbone in README or backbone.removeprefix('resnet') in README

@@ -14,6 +14,7 @@ from segrecipes.storage.survey.pictures import spread
 MOST_READ = 50
 LARGEST = 512  # pixels of a side that a first run trains on
 BATCH = 16
+BATCHES = 10  # an epoch, for whose sake a small dataset has smaller ones
 STRIDE = 32  # of the coarsest features: a crop is a multiple of it
 
 
@@ -50,7 +51,7 @@ def read_sizes(root: Path, pairs: Mapping[str, str]) -> Sizes:
 def suggest(short_side: int, training: int, protocol: str) -> dict[str, Any]:
     """Keys of a run for images of that shorter side, ``training`` of them."""
     base = min(short_side, LARGEST)
-    batch_size = 1 << (min(BATCH, max(training, 1)).bit_length() - 1)
+    batch_size = 1 << (min(BATCH, max(training // BATCHES, 2)).bit_length() - 1)
     return {
         'eval_protocol': protocol,
         'train_dataset': {

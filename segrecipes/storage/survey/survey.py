@@ -16,7 +16,7 @@ from segrecipes.storage.survey.labels import Found, propose, read_labels
 from segrecipes.storage.survey.names import find_names
 from segrecipes.storage.survey.pairing import Pairing, find_pairing
 from segrecipes.storage.survey.rule import mask_pattern
-from segrecipes.storage.survey.sizes import BATCH, LARGEST, STRIDE, Sizes, read_sizes, suggest
+from segrecipes.storage.survey.sizes import BATCH, BATCHES, LARGEST, STRIDE, Sizes, read_sizes, suggest
 from segrecipes.storage.survey.splits import find_division
 
 Say = Callable[[str, str], None]  # what a line is about, and the line
@@ -141,7 +141,8 @@ def say_sizes(sizes: Sizes, config: Mapping[str, Any], say: Say) -> None:
     say(
         'config',
         f'base_size {train["base_size"]} is their shorter side{limit}; final_size {train["final_size"]}, the crop, is '
-        f'a multiple of {STRIDE}; batch_size {train["batch_size"]} is at most {BATCH}, and no more than train has',
+        f'a multiple of {STRIDE}; batch_size {train["batch_size"]} is at most {BATCH}, and fewer where an epoch would '
+        f'have less than {BATCHES} batches',
     )
 
 
