@@ -47,7 +47,7 @@ class TrainTransform:
     The side that scales is ``base_size`` times a uniform draw of ``min_resize_scale … max_resize_scale``: both sides
     (upstream's square) or, with ``keep_ratio``, the short one, the long one at most four times ``base_size``
     (mmsegmentation's (2048, 512)). A crop in which one class has more than ``max_class_share`` of the labelled pixels
-    is drawn again, up to ``crop_retries`` times.
+    is drawn again, up to ``crop_retries`` times; with 1 the first stands.
 
     What is off by default: a turn by up to ``rotation`` degrees either way, a Gaussian blur of up to ``blur_sigma``
     pixels, turns by right angles and vertical flips, and last ``albumentations``, the specs of :class:`Further`. What
@@ -107,7 +107,7 @@ class TrainTransform:
         offset = 0, 0
         for _ in range(self.crop_retries):
             offset = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
-            if room == (0, 0) or self._is_varied(mask, resized, offset):
+            if room == (0, 0) or self.max_class_share >= 1 or self._is_varied(mask, resized, offset):
                 break
         flip = bool(rng.random() < self.flip_probability)
         return Geometry(

@@ -350,6 +350,12 @@ class TestClassLimit:
         assert self.shares(mask, crop_retries=300).max() < 0.78  # counted on a sample of the pixels
         assert self.shares(mask, crop_retries=300, max_class_share=0.6).max() < 0.63
 
+    def test_with_a_limit_of_one_the_first_crop_stands(self, mask) -> None:
+        transforms = [PLAIN(128, 64, 1.0, 1.0, max_class_share=1.0), PLAIN(128, 64, 1.0, 1.0, crop_retries=1)]
+        for seed in range(20):
+            one, first = (each.draw_geometry(mask, np.random.default_rng(seed)).offset for each in transforms)
+            assert one == first
+
     @pytest.mark.parametrize('scale', [0.75, 1.5, 2.0])
     def test_the_limit_is_of_the_crop_at_every_scale(self, mask, scale) -> None:
         """At twice the size a crop sees a quarter of the image, and its place is in pixels of the large one."""
