@@ -43,8 +43,8 @@ def advice(cfg: Config, images: int, device: str) -> list[str]:
 
 
 def fitting_batch(images: int, ranks: int) -> int:
-    """A power of two for each rank, two or more, of which an epoch has enough."""
-    each = max(2, images // (ENOUGH_BATCHES * ranks))
+    """A power of two for each rank, four or more for batch norm, of which an epoch has enough."""
+    each = max(4, images // (ENOUGH_BATCHES * ranks))
     return ranks * 2 ** (each.bit_length() - 1)
 
 

@@ -27,12 +27,13 @@ def test_few_images() -> None:
 
 
 def test_the_size_is_one_of_the_ranks() -> None:
-    assert said(300, ranks=8)[0].partition('; ')[2].startswith('train_dataset.batch_size=16 gives 18')
+    assert said(300, ranks=8)[0].partition('; ')[2].startswith('train_dataset.batch_size=32 gives 9')
+    assert said(24, 'train_dataset.batch_size=4') == []
     for images in range(1, 3000, 7):
         for ranks in (1, 2, 3, 8):
             size = fitting_batch(images, ranks)
             assert size % ranks == 0
-            assert size == 2 * ranks or images // size >= 16
+            assert size == 4 * ranks or images // size >= 16
 
 
 @pytest.mark.parametrize(
