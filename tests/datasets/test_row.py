@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segrecipes.base.errors import UserError
+from segrecipes.base.palette import even_colors
 from segrecipes.datasets.row import IGNORED, ILLEGAL, DatasetRow, Split, mask_of, ranges, uid_of
 from segrecipes.datasets.table import DATASETS
 
@@ -49,6 +50,16 @@ def test_the_background_as_a_class() -> None:
     assert classes_of(FROM_ONE, 4, ignore_background=False) == {0: 0, 1: 1, 2: 2, 3: 3, 255: IGNORED}
     for row in (FROM_ZERO, MAPPED):  # nothing to take for one
         assert classes_of(row, ignore_background=False) == classes_of(row)
+
+
+def test_colours_of_the_same_classes() -> None:
+    """The even ones where the row has none; what lies below the first label is black."""
+    assert FROM_ONE.class_colors() == even_colors()[: len(FROM_ONE.classes)]
+    own = tuple((index, 2, 3) for index in range(len(FROM_ONE.classes)))
+    row = replace(FROM_ONE, colors=own)
+    assert row.class_colors() == own
+    assert row.class_colors(ignore_background=False) == ((0, 0, 0), *own)
+    assert FROM_ONE.class_colors(ignore_background=False) == ((0, 0, 0), *even_colors()[: len(FROM_ONE.classes)])
 
 
 def test_a_network_of_fewer_or_more_classes() -> None:

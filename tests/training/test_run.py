@@ -1,13 +1,18 @@
 """The runs a person starts: training, evaluating."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.runs import ROOT, arguments, evaluations, run, weights
+from PIL import Image
 
 from segrecipes.base.errors import UserError
+from segrecipes.checkpoints.read import read_checkpoint
+from segrecipes.datasets.table import DATASETS
 from segrecipes.training import device
 from segrecipes.training.run import main
 
@@ -76,6 +81,24 @@ def test_effective_config_is_kept_beside_the_checkpoints(synthetic_folder: Path,
     text = (tmp_path / 'config.yaml').read_text()
     assert re.search(r'^max_duration: 1ba +# command line$', text, re.MULTILINE)
     assert re.search(r'half_life: 1000ba +# .*mild.yaml$', text, re.MULTILINE)
+
+
+def test_a_datasets_own_colours_go_wherever_its_classes_are_shown(
+    synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = DATASETS['synthetic']
+    colors = tuple((index, 255 - index, 7) for index in range(len(row.classes)))
+    monkeypatch.setitem(DATASETS, 'synthetic', replace(row, colors=colors))
+    run(arguments(synthetic_folder, 'max_duration=1ba', f'save_folder={tmp_path}'))
+    card = read_checkpoint(tmp_path / 'latest-rank0.pt').card
+    assert card is not None and card.palette == colors
+    scores = json.loads((tmp_path / 'evaluation' / 'scores.json').read_text())
+    assert [tuple(entry['color']) for entry in scores['classes']] == [*colors]
+    masks = [*(tmp_path / 'evaluation' / 'images').glob('*.png')]
+    assert len(masks) == 10
+    for mask in masks:
+        with Image.open(mask) as image:
+            assert image.getpalette()[: 3 * len(colors)] == [value for color in colors for value in color]
 
 
 def test_main_takes_a_merged_config(synthetic_folder: Path) -> None:
