@@ -17,6 +17,7 @@ from segrecipes.base.run_files import EVALUATION, HISTORY, MEAN_IOU, SCORES
 from segrecipes.evaluation.scores import Scores
 
 LOG = 'log.txt'
+PATIENCE = 10  # seconds
 PROBE = 30  # batches that a run's speed is measured on
 SLOW = 3  # of these, in which all is done for the first time: they count as those after them
 
@@ -47,8 +48,7 @@ def run(argv: Sequence[str], folder: Path, pass_fds: Sequence[int] = ()) -> Outc
         try:
             status = process.wait()
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
     spent = time.monotonic() - started, children_cpu() - cpu
     error = None if status == 0 else reason((folder / LOG).read_text(errors='replace'), status)
     scores = folder / EVALUATION / SCORES
@@ -63,6 +63,16 @@ def run(argv: Sequence[str], folder: Path, pass_fds: Sequence[int] = ()) -> Outc
         *(round(seconds, 1) for seconds in spent),
         train_seconds=history[-1][1] if history else 0.0,
     )
+
+
+def end(process: subprocess.Popen) -> None:
+    """A run that is told to end finishes its batch, and writes a checkpoint that a trial has no use for."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def figures(scores: Scores) -> dict[str, float]:
