@@ -58,6 +58,7 @@ def main(
     """
     cfg, sources = (config, sources or {}) if isinstance(config, Config) else merge(config)
     check_registered(cfg)
+    described = describe if verbose else outline
     protocol = get_protocol(cfg.eval_protocol, cfg.eval_dataset.final_size, cfg.eval_dataset.window_stride)
 
     # Device and ranks
@@ -130,6 +131,7 @@ def main(
         ShareLabelledCount(STRATEGIES[cfg.strategy]),
         StopOnNonFiniteLoss(),
         StopOnUnlabelledEpoch(),
+        AtFirstBatch(lambda state: say(described(cfg, sources) + '\n')),
         AtFirstBatch(lambda state: save_config(cfg, sources, state.run_name)),
         Describe(card),
         *registry.build('callbacks', in_batches('callbacks', {**named, 'show_results': results}, batches)),
@@ -164,10 +166,10 @@ def main(
     )
 
     # Run
-    say((describe if verbose else outline)(cfg, sources) + '\n')
     if cfg.is_train:
         train(cfg, trainer)
     else:
+        say(described(cfg, sources) + '\n')
         with bar_hidden(trainer):
             evaluate(trainer, checkpoint)
     return trainer

@@ -148,8 +148,8 @@ def test_labelled_pixels_are_weighed():
 def test_what_is_to_be_done_at_the_first_batch_is_done_once():
     seen = []
     callback = AtFirstBatch(seen.append)
-    callback.batch_start('first', None)  # type: ignore[arg-type]
-    callback.batch_start('second', None)  # type: ignore[arg-type]
+    callback.after_dataloader('first', None)  # type: ignore[arg-type]
+    callback.after_dataloader('second', None)  # type: ignore[arg-type]
     assert seen == ['first']
 
 

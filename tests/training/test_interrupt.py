@@ -109,9 +109,12 @@ def test_a_second_time_ends_at_once(synthetic_folder: Path, tmp_path: Path) -> N
     assert 'Traceback' not in written and 'to go on' not in written
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, *SLOW])
 def test_two_ranks_stop_in_one_batch(number: signal.Signals, synthetic_folder: Path, tmp_path: Path) -> None:
-    """By a signal to one of them; and their launcher tells them nothing of what it is ended by."""
+    """By a signal to one of them, or to their launcher: killed, it tells them nothing."""
     argv = arguments(synthetic_folder, *LONG, f'save_folder={tmp_path}')
     log = (tmp_path / 'log.txt').open('w+')
     launcher = subprocess.Popen(
@@ -131,7 +134,10 @@ def test_two_ranks_stop_in_one_batch(number: signal.Signals, synthetic_folder: P
         launcher.kill()
         log.close()
     said = (tmp_path / 'log.txt').read_text()
-    assert 'Traceback' not in said
+    ours = re.sub(
+        r'Traceback \(most recent call last\):\n  File "\S+/composer/cli/launcher.py"', '', said
+    )  # its own end
+    assert 'Traceback' not in ours
     found = re.search(r'stopped at batch (\d+), saved as (\S+); to go on: composer -n 2 main.py ', said)
     assert found and Path(found[2]).is_file() and f'-ba{found[1]}-rank0.pt' in found[2]
 

@@ -63,12 +63,12 @@ class ShareLabelledCount(Callback):
 
 
 class AtFirstBatch(Callback):
-    """Calls ``action`` once the run has been let start: Composer refuses an occupied folder only at ``fit``."""
+    """Calls ``action`` once nothing is wrong: the run was let start, its folder is free, its first batch was read."""
 
     def __init__(self, action: Callable[[State], None]):
         self.action: Callable[[State], None] | None = action
 
-    def batch_start(self, state: State, logger: Logger) -> None:
+    def after_dataloader(self, state: State, logger: Logger) -> None:
         if self.action is not None:
             self.action(state)
             self.action = None
