@@ -24,11 +24,12 @@ def load_weights(
     """
     own = network.state_dict()
     if faults := list(faults_of(own, weights)):
-        says = ''.join(f' model.{key}={value}' for key, value in card.network.to_dict().items()) if card else ''
+        spec = card.network.to_dict() if card else {}
+        says = ' '.join(f'model.{key}={"null" if value is None else value}' for key, value in spec.items())
         raise UserError(
             f'{where} does not fit the network: {"; ".join(faults)}. '
             'Check model.architecture, model.backbone_arch and model.num_classes.'
-            + (f' The file is of{says}.' if card else '')
+            + (f' The file is of {says}.' if card else '')
         )
     with torch.no_grad():
         for name in own.keys() & weights.keys():
