@@ -24,12 +24,12 @@ def test_the_set_up_is_two_commands() -> None:
     assert COMMANDS[:2] == ['make demo', 'make test']
 
 
-OWN = '''
+OWN = """
 classes: [background, tumour]
 labels: {0: background, 255: tumour}
 splits: {train: images/train/*, val: images/val/*}
 mask: ['^images/(.+)\\.\\w+$', 'masks/\\1.png']
-'''
+"""
 
 
 @pytest.fixture

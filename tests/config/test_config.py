@@ -418,7 +418,7 @@ def test_the_model_is_a_spec_that_does_not_change(small: str):
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.num_classes = 3  # type: ignore[misc]
     assert dataclasses.replace(config.model, num_classes=3) == ModelConfig(
-        num_classes=3, head_channels=64, dice_weight=2
+        num_classes=3, in_channels=3, head_channels=64, dice_weight=2
     )
 
 

@@ -33,6 +33,7 @@ group: '^([^/]+)/'
 skipped: '_mask\.tif$'
 excluded: {train: [a, 17]}
 channels: 4
+values: [0, 4095.5]
 warning: patients are in both splits
 config: {train_dataset: {batch_size: 16}, eval_protocol: slide}
 """
@@ -78,6 +79,7 @@ def test_all_there_is(tmp_path: Path) -> None:
         skipped=r'_mask\.tif$',
         excluded={'train': frozenset({'a', '17'})},
         channels=4,
+        values=(0.0, 4095.5),
         warning='patients are in both splits',
     )
 

@@ -393,7 +393,7 @@ def test_view_sizes_are_mmcvs(name: str, scales: list[tuple[int, int]], monkeypa
     for height, width in [*IMAGE_SIZES, *random_sizes]:
         wanted = [mmcv.rescale_size((width, height), scale) for scale in scales]
         made.clear()
-        views = protocol.views(np.empty((height, width, 1), np.uint8))
+        views = protocol.views(np.broadcast_to(np.uint8(0), (height, width, 3)))
         sizes = [made.pop(0) if view is None else view.shape[1::-1] for view in views]
         assert sizes == wanted, (height, width)
 
