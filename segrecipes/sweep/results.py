@@ -66,7 +66,8 @@ def as_recipe(argv: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
     )
     recipe = OmegaConf.create({})
     for key, value in _leaves(asdict(config)):
-        if any(key == one or key.startswith(f'{one}.') for one in keys) or sources.get(key) in of_recipe:
+        source = sources.get(key, '').partition(', without ')[0]
+        if any(key == one or key.startswith(f'{one}.') for one in keys) or source in of_recipe:
             OmegaConf.update(recipe, key, value, force_add=True)
     recipe.pop('recipe_name', None)
     found: Any = OmegaConf.to_container(recipe)

@@ -161,3 +161,16 @@ def test_the_recipe_below_is_in_the_best_one(synthetic_folder: Path, monkeypatch
         'scheduler': {'name': 'constant'},
         'algorithms': {'channels_last': {}, 'ema': None},
     }
+
+
+def test_a_recipe_of_another_scheduler(tmp_path: Path) -> None:
+    """The source of its name also says which arguments it did away with."""
+    yaml = tmp_path / 'a.yaml'
+    yaml.write_text('scheduler: {name: polynomial, power: 0.9}\n')
+    (tmp_path / 'mine.yaml').write_text('scheduler: {name: cosine_annealing, alpha_f: 0.1}\nmax_duration: 3ep\n')
+    argv = [str(yaml), f'recipe_name={tmp_path}/mine.yaml', 'train_dataset.path=x', 'optimizer.lr=0.5']
+    assert as_recipe(argv, {'optimizer.lr': 0.5}) == {
+        'max_duration': '3ep',
+        'optimizer': {'lr': 0.5},
+        'scheduler': {'name': 'cosine_annealing', 'alpha_f': 0.1},
+    }
