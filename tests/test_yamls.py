@@ -54,6 +54,7 @@ def test_loads_with_every_recipe(file: Path, recipe: str):
     for workers in (1, 2, 4, 8):
         check_batch_sizes(config, workers)
     train, evaluation = config.train_dataset, config.eval_dataset
+    assert train.name is not None
     assert len(datasets.get_dataset(train.name).classes) == config.model.num_classes
     assert (train.name, train.path, train.is_streaming) == (evaluation.name, evaluation.path, evaluation.is_streaming)
     assert train.final_size <= evaluation.final_size

@@ -169,8 +169,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_labelled_pixels(name: str) -> Non
         scored = protocol.score(network, views, labels, 5)
     metric.update(scored)
     total, pixels = 0.0, 0
-    for of_image, truth in zip(views, labels):
-        found = reference(protocol, network, of_image, tuple(truth.shape)).double()
+    for of_image, truth, size in zip(views, labels, sizes):
+        found = reference(protocol, network, of_image, size).double()
         logs = found.log_softmax(dim=0) if len(of_image) == 1 else found.log()
         total += sum(float(-logs[c, y, x]) for y, row in enumerate(truth.tolist()) for x, c in enumerate(row) if c >= 0)
         pixels += int((truth >= 0).sum())

@@ -98,7 +98,7 @@ def test_a_datasets_own_colours_go_wherever_its_classes_are_shown(
     assert len(masks) == 10
     for mask in masks:
         with Image.open(mask) as image:
-            assert image.getpalette()[: 3 * len(colors)] == [value for color in colors for value in color]
+            assert (image.getpalette() or [])[: 3 * len(colors)] == [value for color in colors for value in color]
 
 
 def test_main_takes_a_merged_config(synthetic_folder: Path) -> None:
