@@ -104,7 +104,7 @@ def test_a_protocol(synthetic_folder: Path, tmp_path: Path, monkeypatch: pytest.
                   f'save_folder={tmp_path}')
     )  # fmt: skip
     assert [found.protocol for found in evaluations(trainer)] == ['halves@32']
-    assert list(trainer.state.eval_metrics['eval']) == ['mIoU[halves@32]']
+    assert list(trainer.state.eval_metrics['eval']) == ['CrossEntropy[halves@32]', 'mIoU[halves@32]']
 
     from segrecipes.commands.cli import run as verb
 

@@ -12,8 +12,8 @@ from segrecipes.evaluation.table import USUAL
 SUFFIXES = ('.pt', '.pth', '.ckpt', '.safetensors')
 
 
-def is_checkpoint(path: object) -> bool:
-    return str(path).endswith(SUFFIXES)
+def is_checkpoint(path: str | Path) -> bool:
+    return str(path).endswith(SUFFIXES) and '=' not in Path(path).name
 
 
 def config_of(checkpoint: str, data: str | None = None, trust: bool = False) -> tuple[str | dict[str, Any], list[str]]:
