@@ -189,7 +189,9 @@ FIRST: dict[str, tuple[Callable[[Seen], Any], Any]] = {
     'seed': (lambda s: (s.state.rank_zero_seed, s.samples[0][1], s.streams[0]['shuffle_seed']), (23, 23, 23)),
     'max_duration': (lambda s: str(s.state.timestamp.batch.value), '3'),
     'eval_interval': (lambda s: s.trainer['eval_interval'], '2ba'),
-    'eval_protocol': (lambda s: list(s.state.eval_metrics['eval']), [f'{name}[ade20k-ss@44]' for name in ('CrossEntropy', 'mIoU')]),
+    'eval_protocol': (
+        lambda s: list(s.state.eval_metrics['eval']), ['CrossEntropy[ade20k-ss@44]', 'mIoU[ade20k-ss@44]'],
+    ),
     'device_train_microbatch_size': (lambda s: s.trainer['device_train_microbatch_size'], 2),
     'precision': (lambda s: s.state.model.autocast, torch.bfloat16),
     'compile': (lambda s: s.compiled, {'backend': 'eager'}),
