@@ -24,6 +24,12 @@ NAMES: ChainMap[str, Any] = ChainMap(ALIASES, PROTOCOLS)
 USUAL = 'ade20k-ss'  # of a picture that is segmented for its own sake
 
 
+def without_alias(name: str) -> str:
+    """``ade20k-ss@192`` of ``fit-ss@192``, which is the same."""
+    name, at, size = name.partition('@')
+    return f'{ALIASES.get(name, name)}{at}{size}'
+
+
 def get_protocol(name: str, size: int = 512, stride: int | None = None) -> 'EvalProtocol':
     """The protocol of that name for images of ``size`` pixels; ``stride`` is that of the windows."""
     if name not in NAMES:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segrecipes.evaluation.scores import defined
+from segrecipes.evaluation.table import without_alias
 from segrecipes.reports.run import Run
 
 NAMES = ('run_name', 'save_folder')  # in which any two runs differ
@@ -25,7 +26,7 @@ def not_comparable(runs: Sequence[Run]) -> list[str]:
         'evaluation while training': {run.label: run.best[2] for run in runs if run.best},
         'dataset': {run.label: run.setting('eval_dataset', 'name') for run in runs if run.config.values},
     }.items():
-        if len(set(of.values())) > 1:
+        if len({value and without_alias(value) for value in of.values()}) > 1:
             faults.append(f'{what}: ' + ', '.join(f'{value or "?"} ({label})' for label, value in of.items()))
     return faults
 

@@ -309,6 +309,11 @@ def test_other_protocols_are_not_comparable(tmp_path: Path):
     assert 'final evaluation: ' not in text and 'evaluation while training: ' in text
 
 
+def test_two_names_of_a_protocol_are_comparable(tmp_path: Path):
+    runs = [make_run(tmp_path / name, name, name) for name in ('ade20k-ss', 'fit-ss')]
+    assert 'Not comparable' not in parsed(*runs)[0].text
+
+
 def test_other_datasets_are_not_comparable(tmp_path: Path):
     runs = [make_run(tmp_path / name, run_name=name) for name in ('a', 'b')]
     path = runs[1] / 'config.yaml'
