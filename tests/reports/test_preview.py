@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrecipes.base.palette import colorize, even_colors
+from segrecipes.base.palette import colorize
 from segrecipes.commands import cli
 from segrecipes.config.schema import Config
 from segrecipes.data.augment import TrainTransform
@@ -90,7 +90,7 @@ def test_a_grid_is_written(
         assert image.format == 'PNG'
         pixels = np.array(image.convert('RGB')).reshape(-1, 3)
     colors = {tuple(color) for color in np.unique(pixels, axis=0).tolist()}
-    used = set(even_colors()[: len(CLASSES)])
+    used = set(DATASETS['synthetic'].colors)
     assert len(colors & used) > len(CLASSES) // 2  # of the legend and of the masks
     assert len(colors) > 1000  # of the images
 
@@ -114,7 +114,7 @@ def test_the_samples_are_those_of_training(synthetic_folder: Path, shown: dict[s
     images = [image.permute(1, 2, 0).numpy() for batch in images for image in batch]
     classes = [of_image.numpy() for batch in classes for of_image in batch]
     assert len(shown['rows']) == len(images) == 12
-    colors = even_colors()[: len(CLASSES)]
+    colors = DATASETS['synthetic'].colors
     for (image, mask_colors, both), labels, expected, of_image in zip(
         shown['rows'], shown['labels'], images, classes, strict=True
     ):
